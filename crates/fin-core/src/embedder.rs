@@ -1,0 +1,249 @@
+//! What every family has in common: items in, vectors out.
+//!
+//! Three layers, from the inside out. A [`Backbone`] turns a batch into features. An
+//! [`EmbeddingNetwork`] is a backbone with its pooling and heads: a batch in, one vector an item
+//! out; it is a Burn module and what training changes. An [`Embedder`] adds what comes before
+//! the tensors (tokeniser, image transform) and the files around the weights; it is what
+//! programs hold.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use crate::batching::{BatchLimits, plan_batches};
+use crate::error::{Error, Result};
+use crate::weights::Names;
+
+/// A pretrained network without its task head.
+pub trait Backbone: Module {
+    /// A batch of preprocessed items on a device.
+    type Batch;
+
+    /// Width of the features.
+    fn hidden_size(&self) -> usize;
+
+    /// Features of a batch: for transformers the last hidden states `[batch, seq, hidden]`.
+    fn forward(&self, batch: &Self::Batch) -> Tensor<3>;
+}
+
+/// A backbone with pooling and heads.
+pub trait EmbeddingNetwork: Module {
+    /// A batch of preprocessed items on a device.
+    type Batch;
+
+    /// Width of an embedding.
+    fn output_dim(&self) -> usize;
+
+    /// `[batch, output_dim]`.
+    fn embed(&self, batch: &Self::Batch) -> Tensor<2>;
+}
+
+/// A whole embedding model: preprocessing, network, and the directory it is kept in.
+pub trait Embedder: Clone + Send {
+    /// What a user hands in: a text, an image path, a mesh path.
+    type Item: Clone + Send + Sync;
+    /// A preprocessed item, cheap to keep: token ids.
+    type Encoded: Clone + Send + Sync;
+    /// A batch of preprocessed items on a device.
+    type Batch;
+    /// The module.
+    type Network: EmbeddingNetwork<Batch = Self::Batch>;
+
+    /// Preprocesses items, in order.
+    ///
+    /// # Errors
+    /// Where an item cannot be used; the error names it.
+    fn preprocess(&self, items: &[Self::Item]) -> Result<Vec<Self::Encoded>>;
+
+    /// What an item costs in a batch, in the unit of [`BatchLimits::max_cost`]: tokens for text.
+    fn cost(&self, item: &Self::Encoded) -> usize;
+
+    /// Whether preprocessing cut the item to the model's maximum length.
+    fn is_truncated(&self, _item: &Self::Encoded) -> bool {
+        false
+    }
+
+    /// Makes a batch on a device, padding as needed.
+    ///
+    /// # Errors
+    /// Where the items cannot be batched.
+    fn collate(&self, items: &[&Self::Encoded], device: &Device) -> Result<Self::Batch>;
+
+    /// The network.
+    fn network(&self) -> &Self::Network;
+
+    /// The same embedder around another network of the same architecture.
+    fn with_network(self, network: Self::Network) -> Self;
+
+    /// How the network's parameter paths map to upstream key names.
+    fn names(&self) -> Names;
+
+    /// Writes a model directory that opens here and in the family's reference library.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; an existing directory is then as it was before.
+    fn save(&self, directory: &Path) -> Result<()>;
+}
+
+/// Embeddings of a list of items, in the list's order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embeddings {
+    /// Row-major `[rows, dim]`.
+    pub values: Vec<f32>,
+    /// Width of a row.
+    pub dim: usize,
+    /// Number of items that were cut to the model's maximum length.
+    pub truncated: usize,
+}
+
+impl Embeddings {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.values.len().checked_div(self.dim).unwrap_or(0)
+    }
+
+    /// One row.
+    ///
+    /// # Panics
+    /// Where there is no such row.
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.values[i * self.dim..(i + 1) * self.dim]
+    }
+}
+
+/// Changes to embeddings after the network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PostProcess {
+    /// Keep the first N components (Matryoshka representations, Kusupati et al. 2022).
+    pub dim: Option<usize>,
+    /// Scale rows to unit length, after the truncation.
+    pub normalize: bool,
+}
+
+impl PostProcess {
+    /// Width of an embedding after the truncation of one of `dim` components.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where more components are asked for than there are, or none.
+    pub fn output_dim(self, dim: usize) -> Result<usize> {
+        match self.dim {
+            Some(n) if n == 0 || n > dim => Err(Error::argument(
+                "dim",
+                format!("{n} components asked for; the model gives 1 to {dim}"),
+            )),
+            Some(n) => Ok(n),
+            None => Ok(dim),
+        }
+    }
+
+    /// Applies both to row-major rows of `dim` components.
+    ///
+    /// # Errors
+    /// As [`PostProcess::output_dim`].
+    pub fn apply(self, values: Vec<f32>, dim: usize) -> Result<Vec<f32>> {
+        let n = self.output_dim(dim)?;
+        let mut values = if n == dim {
+            values
+        } else {
+            values
+                .chunks_exact(dim)
+                .flat_map(|row| &row[..n])
+                .copied()
+                .collect()
+        };
+        if self.normalize {
+            for row in values.chunks_exact_mut(n) {
+                let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
+                row.iter_mut().for_each(|x| *x /= norm);
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// Embeds a list of items in length-sorted batches and returns rows in the list's order.
+///
+/// `progress` is told the number of items done after every batch.
+///
+/// # Errors
+/// Where an item cannot be preprocessed, and [`PostProcess::output_dim`]'s.
+pub fn encode<E: Embedder>(
+    embedder: &E,
+    items: &[E::Item],
+    device: &Device,
+    limits: BatchLimits,
+    post: PostProcess,
+    progress: impl FnMut(usize),
+) -> Result<Embeddings> {
+    let encoded = embedder.preprocess(items)?;
+    encode_preprocessed(embedder, &encoded, device, limits, post, progress)
+}
+
+/// [`encode`] for items that are preprocessed already.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_preprocessed<E: Embedder>(
+    embedder: &E,
+    encoded: &[E::Encoded],
+    device: &Device,
+    limits: BatchLimits,
+    post: PostProcess,
+    mut progress: impl FnMut(usize),
+) -> Result<Embeddings> {
+    let network = embedder.network();
+    let full = network.output_dim();
+    let dim = post.output_dim(full)?;
+    let truncated = encoded
+        .iter()
+        .filter(|item| embedder.is_truncated(item))
+        .count();
+    let costs: Vec<usize> = encoded.iter().map(|item| embedder.cost(item)).collect();
+    let mut values = vec![0.0f32; encoded.len() * dim];
+    let mut done = 0;
+    for indices in plan_batches(&costs, limits) {
+        let items: Vec<&E::Encoded> = indices.iter().map(|&i| &encoded[i]).collect();
+        let batch = embedder.collate(&items, device)?;
+        let rows = network
+            .embed(&batch)
+            .into_data()
+            .convert::<f32>()
+            .try_into_vec::<f32>();
+        let rows = rows.map_err(|e| {
+            Error::argument("device", format!("embeddings cannot be read back: {e:?}"))
+        })?;
+        let rows = post.apply(rows, full)?;
+        for (row, &i) in rows.chunks_exact(dim).zip(&indices) {
+            values[i * dim..(i + 1) * dim].copy_from_slice(row);
+        }
+        done += indices.len();
+        progress(done);
+    }
+    Ok(Embeddings {
+        values,
+        dim,
+        truncated,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truncation_comes_before_normalisation() {
+        let post = PostProcess {
+            dim: Some(2),
+            normalize: true,
+        };
+        assert_eq!(post.apply(vec![3.0, 4.0, 12.0], 3).unwrap(), [0.6, 0.8]);
+        let error = PostProcess {
+            dim: Some(4),
+            normalize: false,
+        }
+        .apply(vec![0.0; 3], 3)
+        .unwrap_err();
+        assert!(error.to_string().contains("1 to 3"));
+    }
+}

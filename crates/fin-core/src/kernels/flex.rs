@@ -1,0 +1,346 @@
+//! Fast forms on Burn's `flex` backend, as a backend extension.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::{Shape, Tensor, TensorData};
+use burn_flex::FlexTensor;
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::Activation;
+use super::simd;
+
+/// Operations that `flex` runs in fused form.
+///
+/// An operand that may be absent comes with a flag; where the flag is unset the operand is any
+/// tensor (cloning one is a reference count) and is not read.
+#[backend_extension(Flex)]
+pub(super) trait FinKernels: Backend {
+    /// See [`super::linear`].
+    fn fin_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        has_bias: bool,
+        activation: Activation,
+    ) -> FloatTensor<Self>;
+
+    /// See [`super::layer_norm`].
+    fn fin_layer_norm(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        has_residual: bool,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self>;
+
+    /// See [`super::attention`].
+    fn fin_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        key_bias: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self>;
+}
+
+pub(super) fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    activation: Activation,
+) -> Tensor<D> {
+    let weight = weight.into_dispatch();
+    let has_bias = bias.is_some();
+    Tensor::from_dispatch(<Dispatch as FinKernels>::fin_linear(
+        x.into_dispatch(),
+        weight.clone(),
+        bias.map_or(weight, Tensor::into_dispatch),
+        has_bias,
+        activation,
+    ))
+}
+
+pub(super) fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    residual: Option<Tensor<D>>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+) -> Tensor<D> {
+    let weight = weight.into_dispatch();
+    let has_residual = residual.is_some();
+    Tensor::from_dispatch(<Dispatch as FinKernels>::fin_layer_norm(
+        x.into_dispatch(),
+        residual.map_or_else(|| weight.clone(), Tensor::into_dispatch),
+        has_residual,
+        weight,
+        bias.into_dispatch(),
+        eps,
+    ))
+}
+
+pub(super) fn attention(
+    query: Tensor<3>,
+    key: Tensor<3>,
+    value: Tensor<3>,
+    key_bias: Tensor<2>,
+    heads: usize,
+) -> Tensor<3> {
+    Tensor::from_dispatch(<Dispatch as FinKernels>::fin_attention(
+        query.into_dispatch(),
+        key.into_dispatch(),
+        value.into_dispatch(),
+        key_bias.into_dispatch(),
+        heads,
+    ))
+}
+
+/// A contiguous view of a tensor's elements, with the tensor that owns them.
+struct Contiguous(FlexTensor, std::ops::Range<usize>);
+
+impl Contiguous {
+    fn new(tensor: FlexTensor) -> Self {
+        let tensor = if tensor.is_contiguous() {
+            tensor
+        } else {
+            tensor.to_contiguous()
+        };
+        let start = tensor.layout().start_offset();
+        let range = start..start + tensor.layout().num_elements();
+        Self(tensor, range)
+    }
+
+    fn values(&self) -> &[f32] {
+        &self.0.storage::<f32>()[self.1.clone()]
+    }
+
+    fn dims(&self) -> Vec<usize> {
+        self.0.layout().shape().to_vec()
+    }
+}
+
+fn output(values: Vec<f32>, dims: Vec<usize>) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, Shape::from(dims)))
+}
+
+/// A plain split of `rows` into about four pieces a thread, so that uneven threads even out.
+fn rows_per_task(rows: usize) -> usize {
+    rows.div_ceil(4 * rayon::current_num_threads()).max(1)
+}
+
+impl FinKernels for Flex {
+    fn fin_linear(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        has_bias: bool,
+        activation: Activation,
+    ) -> FlexTensor {
+        let x = Contiguous::new(x);
+        let mut dims = x.dims();
+        let weight = Contiguous::new(weight);
+        let (n, k) = (weight.dims()[0], weight.dims()[1]);
+        assert_eq!(
+            dims.last(),
+            Some(&k),
+            "linear: input {dims:?} does not fit weight [{n}, {k}]"
+        );
+        let m = x.values().len() / k.max(1);
+        let bias = has_bias.then(|| Contiguous::new(bias));
+        if let Some(bias) = &bias {
+            assert_eq!(bias.values().len(), n, "linear: bias length");
+        }
+
+        let mut y = vec![0.0f32; m * n];
+        let parallelism = if m * n * k < 1 << 18 {
+            Parallelism::None
+        } else {
+            Parallelism::Rayon(rayon::current_num_threads())
+        };
+        matmul_transposed(&mut y, x.values(), weight.values(), [m, n, k], parallelism);
+        if bias.is_some() || activation != Activation::Identity {
+            let bias = bias.as_ref().map(Contiguous::values);
+            y.par_chunks_mut(rows_per_task(m) * n.max(1))
+                .for_each(|rows| simd::bias_activation(rows, bias, n, activation));
+        }
+        if let Some(last) = dims.last_mut() {
+            *last = n;
+        }
+        output(y, dims)
+    }
+
+    fn fin_layer_norm(
+        x: FlexTensor,
+        residual: FlexTensor,
+        has_residual: bool,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        eps: f64,
+    ) -> FlexTensor {
+        let mut x = if x.is_contiguous() && x.layout().start_offset() == 0 {
+            x
+        } else {
+            x.to_contiguous()
+        };
+        let dims = x.layout().shape().to_vec();
+        let count = x.layout().num_elements();
+        let width = dims.last().copied().unwrap_or(1).max(1);
+        let weight = Contiguous::new(weight);
+        let bias = Contiguous::new(bias);
+        assert_eq!(weight.values().len(), width, "layer_norm: weight length");
+        assert_eq!(bias.values().len(), width, "layer_norm: bias length");
+        let residual = has_residual.then(|| Contiguous::new(residual));
+        let residual = residual.as_ref().map(|r| {
+            assert_eq!(r.values().len(), count, "layer_norm: residual shape");
+            r.values()
+        });
+        // In place where nobody else holds the input; a copy on write otherwise.
+        let values = &mut x.storage_mut::<f32>()[..count];
+        let chunk = rows_per_task(count / width) * width;
+        values
+            .par_chunks_mut(chunk)
+            .enumerate()
+            .for_each(|(i, rows)| {
+                let residual = residual.map(|r| &r[i * chunk..i * chunk + rows.len()]);
+                simd::layer_norm(rows, residual, weight.values(), bias.values(), eps as f32);
+            });
+        x
+    }
+
+    fn fin_attention(
+        query: FlexTensor,
+        key: FlexTensor,
+        value: FlexTensor,
+        key_bias: FlexTensor,
+        heads: usize,
+    ) -> FlexTensor {
+        let query = Contiguous::new(query);
+        let key = Contiguous::new(key);
+        let value = Contiguous::new(value);
+        let key_bias = Contiguous::new(key_bias);
+        let dims = query.dims();
+        let (batch, seq, hidden) = (dims[0], dims[1], dims[2]);
+        assert!(
+            key.dims() == dims && value.dims() == dims,
+            "attention: query, key and value differ in shape"
+        );
+        assert_eq!(key_bias.dims(), [batch, seq], "attention: key bias shape");
+        assert_eq!(
+            hidden % heads,
+            0,
+            "attention: {hidden} does not split into {heads} heads"
+        );
+        let head_dim = hidden / heads;
+        let scale = (head_dim as f32).powf(-0.5);
+
+        let mut out = vec![0.0f32; batch * seq * hidden];
+        out.par_chunks_mut((seq * hidden).max(1))
+            .enumerate()
+            .for_each(|(item, out)| {
+                let tokens = item * seq * hidden..(item + 1) * seq * hidden;
+                let (q, k, v) = (
+                    &query.values()[tokens.clone()],
+                    &key.values()[tokens.clone()],
+                    &value.values()[tokens],
+                );
+                let bias = &key_bias.values()[item * seq..(item + 1) * seq];
+                let mut scores = vec![0.0f32; seq * seq];
+                for head in 0..heads {
+                    let at = head * head_dim;
+                    let rows = hidden as isize;
+                    let (nq, nd) = (seq, head_dim);
+                    // SAFETY: `q`, `k`, `v` and `out` hold `seq` rows of `hidden` elements each and
+                    // `at + head_dim <= hidden`, so every row of the head's columns is in bounds;
+                    // `scores` holds `seq * seq` elements. Sources and destinations are different
+                    // allocations.
+                    unsafe {
+                        gemm::gemm(
+                            nq,
+                            nq,
+                            nd,
+                            scores.as_mut_ptr(),
+                            1,
+                            nq as isize,
+                            false,
+                            q.as_ptr().add(at),
+                            1,
+                            rows,
+                            k.as_ptr().add(at),
+                            rows,
+                            1,
+                            0.0,
+                            1.0,
+                            false,
+                            false,
+                            false,
+                            Parallelism::None,
+                        );
+                        simd::softmax_rows(&mut scores, bias, scale);
+                        gemm::gemm(
+                            nq,
+                            nd,
+                            nq,
+                            out.as_mut_ptr().add(at),
+                            1,
+                            rows,
+                            false,
+                            scores.as_ptr(),
+                            1,
+                            nq as isize,
+                            v.as_ptr().add(at),
+                            1,
+                            rows,
+                            0.0,
+                            1.0,
+                            false,
+                            false,
+                            false,
+                            Parallelism::None,
+                        );
+                    }
+                }
+            });
+        output(out, dims)
+    }
+}
+
+/// `y[m, n] = x[m, k] · w[n, k]ᵀ`.
+fn matmul_transposed(
+    y: &mut [f32],
+    x: &[f32],
+    w: &[f32],
+    [m, n, k]: [usize; 3],
+    parallelism: Parallelism,
+) {
+    assert!(
+        y.len() == m * n && x.len() == m * k && w.len() == n * k,
+        "matmul: operand sizes"
+    );
+    // SAFETY: the lengths just checked are those of row-major matrices with these sizes and
+    // strides, and `y` is borrowed mutably, so it overlaps neither operand.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            y.as_mut_ptr(),
+            1,
+            n as isize,
+            false,
+            x.as_ptr(),
+            1,
+            k as isize,
+            w.as_ptr(),
+            k as isize,
+            1,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}

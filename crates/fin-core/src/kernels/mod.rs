@@ -1,0 +1,270 @@
+//! Operations that decide the speed of every model, each with a portable form that runs and
+//! differentiates on every device, and a fast form for the pure-Rust device.
+//!
+//! The portable form is a composition of Burn operations. The fast form is a backend extension
+//! of Burn's `flex` backend (the `flex` module here): fused passes over contiguous memory, with
+//! the widest vector instructions that the processor has, chosen at run time. It is taken when
+//! the tensors live on `flex` outside of autodiff and hold f32; results of the two agree to
+//! rounding, which the tests of this module check.
+
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "flex")]
+mod simd;
+
+use burn::nn::Dropout;
+use burn::tensor::activation::{gelu, gelu_approximate, relu, silu, softmax, tanh};
+use burn::tensor::{DType, Tensor};
+
+use crate::device::is_plain_flex;
+
+/// Element-wise functions between layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x`.
+    Identity,
+    /// `x·Φ(x)` with the error function (`gelu` in configuration files).
+    Gelu,
+    /// The tanh approximation of GELU (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x·σ(x)` (`silu`, `swish`).
+    Silu,
+    /// Hyperbolic tangent.
+    Tanh,
+}
+
+impl Activation {
+    /// The names that configuration files use.
+    pub const NAMES: [&str; 8] = [
+        "gelu",
+        "gelu_new",
+        "gelu_pytorch_tanh",
+        "relu",
+        "silu",
+        "swish",
+        "tanh",
+        "identity",
+    ];
+
+    /// From a configuration file's name; one of [`Activation::NAMES`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "gelu" => Some(Self::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
+            "relu" => Some(Self::Relu),
+            "silu" | "swish" => Some(Self::Silu),
+            "tanh" => Some(Self::Tanh),
+            "identity" => Some(Self::Identity),
+            _ => None,
+        }
+    }
+
+    /// Applies the function to every element.
+    pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Identity => x,
+            Self::Gelu => gelu(x),
+            Self::GeluTanh => gelu_approximate(x),
+            Self::Relu => relu(x),
+            Self::Silu => silu(x),
+            Self::Tanh => tanh(x),
+        }
+    }
+}
+
+/// Whether the fast form applies to this tensor.
+fn is_fast<const D: usize>(x: &Tensor<D>) -> bool {
+    cfg!(feature = "flex") && x.dtype() == DType::F32 && is_plain_flex(&x.device())
+}
+
+/// `activation(x·Wᵀ + b)`: `x` `[..., in]`, `weight` `[out, in]`, `bias` `[out]` → `[..., out]`.
+pub fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    activation: Activation,
+) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if is_fast(&x) {
+        return flex::linear(x, weight, bias, activation);
+    }
+    let mut shape = x.dims();
+    let in_features = shape[D - 1];
+    let rows = shape.iter().product::<usize>() / in_features.max(1);
+    shape[D - 1] = weight.dims()[0];
+    let mut y = x.reshape([rows, in_features]).matmul(weight.transpose());
+    if let Some(bias) = bias {
+        y = y + bias.unsqueeze();
+    }
+    activation.forward(y).reshape(shape)
+}
+
+/// Layer normalisation of `x` (or of `x + residual`) over the last axis with the biased variance;
+/// `weight` and `bias` are `[hidden]`.
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    residual: Option<Tensor<D>>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if is_fast(&x) {
+        return flex::layer_norm(x, residual, weight, bias, eps);
+    }
+    let x = match residual {
+        Some(residual) => x + residual,
+        None => x,
+    };
+    burn::tensor::module::layer_norm(x, weight, Some(bias), eps)
+}
+
+/// Added to the attention scores of a padding key: large enough that its share is exactly zero,
+/// small enough that no sum overflows.
+pub const MASKED_SCORE: f32 = f32::MIN / 2.0;
+
+/// Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2), unprojected.
+///
+/// `query`, `key` and `value` are `[batch, seq, heads · head_dim]`; `key_bias` `[batch, seq]` is
+/// added to every score of its key: 0 for a token, [`MASKED_SCORE`] for padding. `dropout` acts
+/// on the attention weights, in training alone. Returns `[batch, seq, heads · head_dim]`.
+pub fn attention(
+    query: Tensor<3>,
+    key: Tensor<3>,
+    value: Tensor<3>,
+    key_bias: Tensor<2>,
+    heads: usize,
+    dropout: &Dropout,
+) -> Tensor<3> {
+    #[cfg(feature = "flex")]
+    if is_fast(&query) {
+        return flex::attention(query, key, value, key_bias, heads);
+    }
+    let [batch, seq, hidden] = query.dims();
+    let head_dim = hidden / heads;
+    let split = |x: Tensor<3>| x.reshape([batch, seq, heads, head_dim]).swap_dims(1, 2);
+    let scores = (split(query) * (head_dim as f64).powf(-0.5)).matmul(split(key).swap_dims(2, 3));
+    let scores = scores + key_bias.reshape([batch, 1, 1, seq]);
+    let weights = dropout.forward(softmax(scores, 3));
+    weights
+        .matmul(split(value))
+        .swap_dims(1, 2)
+        .reshape([batch, seq, hidden])
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use burn::nn::DropoutConfig;
+    use burn::tensor::{Device, Distribution};
+
+    fn relative<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
+        let norm = |x: Tensor<D>| x.square().sum().sqrt().into_scalar::<f32>();
+        norm(a.inner() - b.clone().inner()) / norm(b.inner())
+    }
+
+    /// The portable form of the same call, reached by putting the inputs on an autodiff device.
+    fn lift<const D: usize>(x: &Tensor<D>) -> Tensor<D> {
+        x.clone().to_device(&Device::flex().autodiff())
+    }
+
+    fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.5), device)
+    }
+
+    #[test]
+    fn linear_agrees_with_its_portable_form() {
+        let device = Device::flex();
+        device.seed(1);
+        for (rows, inner, outer) in [(1, 7, 5), (9, 33, 65), (64, 128, 96)] {
+            let x = random([2, rows, inner], &device);
+            let w = random([outer, inner], &device);
+            let b = random([outer], &device);
+            for activation in [
+                Activation::Identity,
+                Activation::Gelu,
+                Activation::GeluTanh,
+                Activation::Relu,
+                Activation::Silu,
+                Activation::Tanh,
+            ] {
+                for bias in [Some(b.clone()), None] {
+                    let fast = linear(x.clone(), w.clone(), bias.clone(), activation);
+                    let slow = linear(lift(&x), lift(&w), bias.as_ref().map(lift), activation);
+                    assert!(!is_fast(&slow) && is_fast(&fast));
+                    let error = relative(fast, slow);
+                    assert!(
+                        error < 1e-6,
+                        "{activation:?} {rows}x{inner}x{outer}: {error}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn layer_norm_agrees_with_its_portable_form() {
+        let device = Device::flex();
+        device.seed(2);
+        for width in [1, 5, 16, 31, 384] {
+            let x = random([3, 4, width], &device) + 10.0;
+            let r = random([3, 4, width], &device);
+            let w = random([width], &device);
+            let b = random([width], &device);
+            for residual in [Some(r), None] {
+                let fast = layer_norm(x.clone(), residual.clone(), w.clone(), b.clone(), 1e-5);
+                let slow = layer_norm(
+                    lift(&x),
+                    residual.as_ref().map(lift),
+                    lift(&w),
+                    lift(&b),
+                    1e-5,
+                );
+                let error = relative(fast, slow);
+                assert!(error < 3e-6, "{width}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn attention_agrees_with_its_portable_form_and_ignores_padding() {
+        let device = Device::flex();
+        device.seed(3);
+        let dropout = DropoutConfig::new(0.0).init();
+        for (batch, seq, heads, head_dim) in [(1, 1, 1, 4), (2, 5, 3, 8), (3, 70, 2, 32)] {
+            let hidden = heads * head_dim;
+            let [q, k, v] = [(); 3].map(|()| random([batch, seq, hidden], &device));
+            let mut bias = vec![0.0f32; batch * seq];
+            for (i, value) in bias.iter_mut().enumerate() {
+                if i % seq > seq / 2 + i / seq {
+                    *value = MASKED_SCORE;
+                }
+            }
+            let bias = Tensor::<1>::from_floats(bias.as_slice(), &device).reshape([batch, seq]);
+            let fast = attention(
+                q.clone(),
+                k.clone(),
+                v.clone(),
+                bias.clone(),
+                heads,
+                &dropout,
+            );
+            let slow = attention(lift(&q), lift(&k), lift(&v), lift(&bias), heads, &dropout);
+            let error = relative(fast.clone(), slow);
+            assert!(error < 2e-6, "{seq}: {error}");
+
+            // What stands at a padding position must not matter.
+            let padding = bias
+                .clone()
+                .lower_elem(-1.0)
+                .unsqueeze_dim::<3>(2)
+                .expand([batch, seq, hidden]);
+            let changed = k.mask_fill(padding.clone(), 1e3);
+            let changed_v = v.mask_fill(padding, -1e3);
+            let other = attention(q, changed, changed_v, bias, heads, &dropout);
+            other.into_data().assert_eq(&fast.into_data(), true);
+        }
+    }
+}

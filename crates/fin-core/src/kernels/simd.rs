@@ -1,0 +1,284 @@
+//! Row kernels, compiled several times for different vector widths and chosen at run time.
+//!
+//! Each kernel is plain scalar Rust over slices, written so that the compiler vectorises it:
+//! accumulation over [`LANES`] independent sums, no branches in the inner loops, and polynomial
+//! approximations of `exp` and `erf`.
+
+use super::Activation;
+
+/// Independent partial sums; a multiple of the widest vector (16 floats).
+const LANES: usize = 32;
+
+/// Declares a kernel that runs with AVX-512, AVX2 or the target's base instructions, whichever is
+/// the widest at hand.
+macro_rules! multiversion {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
+        $(#[$doc])*
+        $vis fn $name($($arg: $ty),*) {
+            #[inline(always)]
+            fn body($($arg: $ty),*) $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,fma")]
+                fn avx512($($arg: $ty),*) {
+                    body($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $ty),*) {
+                    body($($arg),*)
+                }
+                if is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("fma")
+                {
+                    // SAFETY: the processor has just been asked for every feature enabled above.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: as above.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+
+multiversion! {
+    /// Adds `bias` `[width]` to every row and applies the activation, in place.
+    pub(super) fn bias_activation(rows: &mut [f32], bias: Option<&[f32]>, width: usize, activation: Activation) {
+        for row in rows.chunks_exact_mut(width.max(1)) {
+            if let Some(bias) = bias {
+                for (x, b) in row.iter_mut().zip(bias) {
+                    *x += b;
+                }
+            }
+            match activation {
+                Activation::Identity => {}
+                Activation::Gelu => row.iter_mut().for_each(|x| *x = gelu(*x)),
+                Activation::GeluTanh => row.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
+                Activation::Relu => row.iter_mut().for_each(|x| *x = x.max(0.0)),
+                Activation::Silu => row.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x)),
+                Activation::Tanh => row.iter_mut().for_each(|x| *x = tanh(*x)),
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Layer normalisation of every row of `rows` (plus `residual`), in place.
+    pub(super) fn layer_norm(rows: &mut [f32], residual: Option<&[f32]>, weight: &[f32], bias: &[f32], eps: f32) {
+        let width = weight.len();
+        for (i, row) in rows.chunks_exact_mut(width).enumerate() {
+            if let Some(residual) = residual {
+                for (x, r) in row.iter_mut().zip(&residual[i * width..(i + 1) * width]) {
+                    *x += r;
+                }
+            }
+            let mean = sum(row, |x| x) / width as f32;
+            let variance = sum(row, |x| (x - mean) * (x - mean)) / width as f32;
+            let scale = 1.0 / (variance + eps).sqrt();
+            for ((x, w), b) in row.iter_mut().zip(weight).zip(bias) {
+                *x = (*x - mean) * scale * w + b;
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Softmax over every row of `scores * scale + bias`, in place; `bias` is as long as a row.
+    pub(super) fn softmax_rows(scores: &mut [f32], bias: &[f32], scale: f32) {
+        for row in scores.chunks_exact_mut(bias.len().max(1)) {
+            let mut lanes = [f32::MIN; LANES];
+            let (head, tail) = row.as_chunks_mut::<LANES>();
+            let (head_bias, tail_bias) = bias.as_chunks::<LANES>();
+            for (chunk, bias) in head.iter_mut().zip(head_bias) {
+                for ((x, b), lane) in chunk.iter_mut().zip(bias).zip(&mut lanes) {
+                    *x = *x * scale + b;
+                    *lane = if *x > *lane { *x } else { *lane };
+                }
+            }
+            let mut max = lanes.into_iter().fold(f32::MIN, f32::max);
+            for (x, b) in tail.iter_mut().zip(tail_bias) {
+                *x = *x * scale + b;
+                max = max.max(*x);
+            }
+            row.iter_mut().for_each(|x| *x = exp(*x - max));
+            let norm = 1.0 / sum(row, |x| x);
+            row.iter_mut().for_each(|x| *x *= norm);
+        }
+    }
+}
+
+#[inline(always)]
+fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut lanes = [0.0f32; LANES];
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += f(*x);
+        }
+    }
+    lanes.into_iter().sum::<f32>() + rest.iter().map(|x| f(*x)).sum::<f32>()
+}
+
+/// `eˣ` to about one unit in the last place; 0 below -87.
+///
+/// Splits `x = n·ln 2 + r` with `|r| ≤ ln 2 / 2` and takes a polynomial of degree 6 in `r` (the
+/// scheme and coefficients of the Cephes library's `expf`).
+#[allow(clippy::excessive_precision)]
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits.
+    const MAGIC: f32 = 12_582_912.0;
+    let x = x.clamp(-87.336_54, 88.376_26);
+    let shifted = x * std::f32::consts::LOG2_E + MAGIC;
+    let n = shifted - MAGIC;
+    let r = x - n * 0.693_359_375;
+    let r = r + n * 2.121_944_4e-4;
+    let mut p = 1.987_569_15e-4;
+    p = p * r + 1.398_199_950_7e-3;
+    p = p * r + 8.333_451_907_3e-3;
+    p = p * r + 4.166_579_589_4e-2;
+    p = p * r + 1.666_666_545_9e-1;
+    p = p * r + 5.000_000_120_1e-1;
+    let p = p * r * r + r + 1.0;
+    let two_to_n = f32::from_bits(
+        (shifted.to_bits() as i32)
+            .wrapping_shl(23)
+            .wrapping_add(127 << 23) as u32,
+    );
+    let y = p * two_to_n;
+    if x <= -87.336_54 { 0.0 } else { y }
+}
+
+/// `tanh x` from `exp`.
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    // A difference of nearly equal numbers loses digits near zero, where the series is exact.
+    let a = x.abs();
+    let e = exp(-2.0 * a);
+    let big = (1.0 - e) / (1.0 + e);
+    let x2 = x * x;
+    let small = a
+        * (1.0
+            + x2 * (-0.333_333_34
+                + x2 * (0.133_333_33 + x2 * (-0.053_968_254 + x2 * 0.021_869_488))));
+    let y = if a < 0.25 { small } else { big };
+    y.copysign(x)
+}
+
+/// The error function by a rational minimax approximation on [-4, 4] (odd polynomial of degree 13
+/// over even polynomial of degree 8, the coefficients that Eigen and XLA use), exact to a few
+/// units in the last place.
+#[allow(clippy::excessive_precision)]
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let x = x.clamp(-4.0, 4.0);
+    let x2 = x * x;
+    let mut p = -2.726_142_258_013_06e-10;
+    p = p * x2 + 2.770_681_424_959_02e-8;
+    p = p * x2 - 2.101_024_020_821_08e-6;
+    p = p * x2 - 5.692_506_394_623_46e-5;
+    p = p * x2 - 7.349_906_303_268_55e-4;
+    p = p * x2 - 2.954_599_808_540_25e-3;
+    p = p * x2 - 1.609_603_332_624_15e-2;
+    let mut q = -1.456_607_184_649_96e-5;
+    q = q * x2 - 2.133_740_552_789_05e-4;
+    q = q * x2 - 1.682_826_974_382_03e-3;
+    q = q * x2 - 7.373_329_167_204_68e-3;
+    q = q * x2 - 1.426_473_904_871_89e-2;
+    x * p / q
+}
+
+#[inline(always)]
+fn gelu(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+#[inline(always)]
+fn gelu_tanh(x: f32) -> f32 {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_56;
+    0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `erf` in double precision by its Taylor series and, from 3 on, its continued fraction.
+    fn erf_reference(x: f64) -> f64 {
+        let a = x.abs();
+        let y = if a < 3.0 {
+            let (mut term, mut sum, mut n) = (a, a, 0.0);
+            while term.abs() > 1e-18 {
+                n += 1.0;
+                term *= -a * a / n;
+                sum += term / (2.0 * n + 1.0);
+            }
+            sum * std::f64::consts::FRAC_2_SQRT_PI
+        } else {
+            let mut fraction = 0.0;
+            for k in (1..60).rev() {
+                fraction = f64::from(k) / 2.0 / (a + fraction);
+            }
+            1.0 - (-a * a).exp() / (a + fraction) / std::f64::consts::PI.sqrt()
+        };
+        y.copysign(x)
+    }
+
+    fn grid(limit: f32) -> impl Iterator<Item = f32> {
+        (-20_000..=20_000).map(move |i| i as f32 / 20_000.0 * limit)
+    }
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        for x in grid(87.0) {
+            let reference = f64::from(x).exp();
+            let error = ((f64::from(exp(x)) - reference) / reference).abs();
+            assert!(error < 2.4e-7, "exp({x}): {error}");
+        }
+        assert_eq!(exp(-1e30), 0.0);
+        assert_eq!(exp(f32::MIN), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn erf_tanh_and_gelu_are_exact_to_rounding() {
+        for x in grid(6.0) {
+            let reference = erf_reference(f64::from(x));
+            assert!(
+                (f64::from(erf(x)) - reference).abs() < 3e-7,
+                "erf({x}) = {}",
+                erf(x)
+            );
+            let reference = f64::from(x).tanh();
+            let error = (f64::from(tanh(x)) - reference).abs();
+            assert!(
+                error <= 3e-7 * reference.abs().max(1e-7),
+                "tanh({x}): {error}"
+            );
+            let reference = 0.5 * f64::from(x) * (1.0 + erf_reference(f64::from(x) / 2f64.sqrt()));
+            assert!(
+                (f64::from(gelu(x)) - reference).abs() < 6e-7,
+                "gelu({x}) = {}",
+                gelu(x)
+            );
+        }
+    }
+
+    #[test]
+    fn softmax_of_a_row_with_masked_keys() {
+        let mut row = [1.0, 2.0, 3.0, 50.0];
+        softmax_rows(&mut row, &[0.0, 0.0, 0.0, super::super::MASKED_SCORE], 0.5);
+        let e = [0.5f64.exp(), 1f64.exp(), 1.5f64.exp()];
+        let total: f64 = e.iter().sum();
+        for (x, e) in row.iter().zip(e) {
+            assert!((f64::from(*x) - e / total).abs() < 1e-7);
+        }
+        assert_eq!(row[3], 0.0);
+    }
+}

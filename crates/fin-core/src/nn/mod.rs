@@ -1,0 +1,14 @@
+//! Layers with upstream's parameter names and layouts.
+//!
+//! PyTorch stores a linear layer's weight as `[out, in]` and calls a layer norm's parameters
+//! `weight` and `bias`. These layers do the same, so that a checkpoint's keys and shapes are the
+//! module's paths and shapes, gradients and optimiser states included, and nothing is transposed
+//! or renamed on the way in or out. Their forward passes go through [`crate::kernels`].
+
+mod embedding;
+mod layer_norm;
+mod linear;
+
+pub use embedding::{Embedding, EmbeddingConfig};
+pub use layer_norm::{LayerNorm, LayerNormConfig};
+pub use linear::{Linear, LinearConfig};

@@ -1,0 +1,297 @@
+//! Named tensors from files.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use super::{pytorch, safetensors};
+use crate::error::{Error, Result};
+
+/// Element types that weights are stored in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DType {
+    /// IEEE 754 single precision.
+    F32,
+    /// IEEE 754 half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// IEEE 754 double precision.
+    F64,
+    /// Signed 64-bit integers (buffers such as `position_ids`).
+    I64,
+    /// Anything else, in the file's own words; listed, never loaded.
+    Other(&'static str),
+}
+
+impl DType {
+    /// Bytes an element takes; 0 for [`DType::Other`].
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F64 | Self::I64 => 8,
+            Self::Other(_) => 0,
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F64 => "f64",
+            Self::I64 => "i64",
+            Self::Other(name) => name,
+        })
+    }
+}
+
+/// Where a tensor's bytes are.
+#[derive(Clone)]
+pub(super) enum Source {
+    /// A range of a mapped file.
+    Mapped {
+        map: Arc<memmap2::Mmap>,
+        start: usize,
+        end: usize,
+    },
+    /// A tensor of an open PyTorch file.
+    PyTorch(Arc<pytorch_reader::Tensor>),
+}
+
+/// One tensor of a checkpoint.
+#[derive(Clone)]
+pub struct TensorEntry {
+    pub(super) dtype: DType,
+    pub(super) shape: Vec<usize>,
+    pub(super) source: Source,
+}
+
+impl fmt::Debug for TensorEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.dtype, self.shape)
+    }
+}
+
+impl TensorEntry {
+    /// Element type in the file.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Shape in the file.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+}
+
+/// An ordered set of named tensors from one or more files.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    path: PathBuf,
+    tensors: BTreeMap<String, TensorEntry>,
+}
+
+/// Names a model directory's weights go by, in order of preference.
+const WEIGHT_FILES: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
+
+impl Checkpoint {
+    /// Opens a weight file: safetensors, a shard index (`*.index.json`), or a PyTorch pickle.
+    ///
+    /// The format is told by the content, not by the extension.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be read, [`Error::InvalidFile`] where it is damaged,
+    /// [`Error::UnsafePickle`] where it asks to run code.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if path.is_dir() {
+            return Self::open_directory(path);
+        }
+        let tensors = if path.to_string_lossy().ends_with(".index.json") {
+            open_shards(path)?
+        } else {
+            match pytorch::sniff(path)? {
+                true => pytorch::open(path)?,
+                false => safetensors::open(path)?,
+            }
+        };
+        if tensors.is_empty() {
+            return Err(Error::invalid(path, "holds no tensors"));
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            tensors,
+        })
+    }
+
+    /// Opens the weights of a model directory: `model.safetensors`, its shards, or
+    /// `pytorch_model.bin`, whichever is there first in this order.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; [`Error::InvalidFile`] lists the names looked for.
+    pub fn open_directory(directory: impl AsRef<Path>) -> Result<Self> {
+        let directory = directory.as_ref();
+        for name in WEIGHT_FILES {
+            let path = directory.join(name);
+            if path.is_file() {
+                return Self::open(path);
+            }
+        }
+        Err(Error::invalid(
+            directory,
+            format!("no weights found; looked for {}", WEIGHT_FILES.join(", ")),
+        ))
+    }
+
+    /// The file the checkpoint was opened from (the index, where it is sharded).
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names and entries in alphabetical order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &TensorEntry)> {
+        self.tensors
+            .iter()
+            .map(|(name, entry)| (name.as_str(), entry))
+    }
+
+    /// The entry of this name.
+    pub fn get(&self, name: &str) -> Option<&TensorEntry> {
+        self.tensors.get(name)
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are no tensors; never true of an opened checkpoint.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Whether any tensor's name starts with `prefix`.
+    pub fn has_prefix(&self, prefix: &str) -> bool {
+        self.tensors
+            .range(prefix.to_string()..)
+            .next()
+            .is_some_and(|(name, _)| name.starts_with(prefix))
+    }
+
+    /// Reads a tensor as f32 in row-major order, converting from f16, bf16 and f64.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensors`], [`Error::UnsupportedDType`] for other element types, or
+    /// [`Error::Io`] where the storage cannot be read.
+    pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        let entry = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| Error::MissingTensors {
+                path: self.path.clone(),
+                names: vec![name.to_string()],
+            })?;
+        let convert = |bytes: &[u8]| -> Result<Vec<f32>> {
+            Ok(match entry.dtype {
+                DType::F32 => chunks(bytes, f32::from_le_bytes),
+                DType::F16 => chunks(bytes, |b| f16::from_le_bytes(b).to_f32()),
+                DType::Bf16 => chunks(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+                DType::F64 => chunks(bytes, |b| f64::from_le_bytes(b) as f32),
+                DType::I64 | DType::Other(_) => {
+                    return Err(Error::UnsupportedDType {
+                        path: self.path.clone(),
+                        tensor: name.to_string(),
+                        dtype: entry.dtype.to_string(),
+                    });
+                }
+            })
+        };
+        match &entry.source {
+            Source::Mapped { map, start, end } => convert(&map[*start..*end]),
+            Source::PyTorch(tensor) => {
+                convert(&tensor.read().map_err(Error::io(&self.path, "read"))?)
+            }
+        }
+    }
+
+    /// Checks every floating-point tensor for NaN and infinite values.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] names the first such tensor.
+    pub fn check_finite(&self) -> Result<()> {
+        for (name, entry) in &self.tensors {
+            if matches!(entry.dtype, DType::I64 | DType::Other(_)) {
+                continue;
+            }
+            let values = self.read_f32(name)?;
+            if let Some(first) = values.iter().position(|v| !v.is_finite()) {
+                return Err(Error::NotFinite {
+                    path: self.path.clone(),
+                    tensor: name.clone(),
+                    count: values.iter().filter(|v| !v.is_finite()).count(),
+                    first,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn chunks<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    bytes
+        .as_chunks::<N>()
+        .0
+        .iter()
+        .map(|chunk| read(*chunk))
+        .collect()
+}
+
+/// Opens all shards that an index names.
+fn open_shards(index: &Path) -> Result<BTreeMap<String, TensorEntry>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let text = std::fs::read_to_string(index).map_err(Error::io(index, "read"))?;
+    let parsed: Index = serde_json::from_str(&text)
+        .map_err(|e| Error::invalid(index, format!("not a shard index: {e}")))?;
+    let directory = index.parent().unwrap_or(Path::new("."));
+    let mut shards: BTreeMap<&str, Checkpoint> = BTreeMap::new();
+    let mut tensors = BTreeMap::new();
+    for (tensor, file) in &parsed.weight_map {
+        let plain = Path::new(file)
+            .file_name()
+            .is_some_and(|name| name == file.as_str());
+        if !plain || file.ends_with(".index.json") {
+            return Err(Error::invalid(
+                index,
+                format!(
+                    "tensor `{tensor}` is said to be in `{file}`, which is not a plain file name"
+                ),
+            ));
+        }
+        if !shards.contains_key(file.as_str()) {
+            shards.insert(file, Checkpoint::open(directory.join(file))?);
+        }
+        let entry = shards[file.as_str()].get(tensor).ok_or_else(|| {
+            Error::invalid(
+                index,
+                format!("tensor `{tensor}` is not in `{file}`, where the index says it is"),
+            )
+        })?;
+        tensors.insert(tensor.clone(), entry.clone());
+    }
+    Ok(tensors)
+}

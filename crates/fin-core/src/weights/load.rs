@@ -1,0 +1,233 @@
+//! From a checkpoint into a module.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+
+/// How a module's parameter paths and a checkpoint's key names relate.
+///
+/// Modules of this workspace name their fields as upstream does, in snake case, so most paths
+/// are keys already. What is left is a list of renamed path components (`layer_norm` →
+/// `LayerNorm`, `self_attention` → `self`), an optional prefix (`bert.`), and the keys of the
+/// checkpoint that the model knowingly leaves alone.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    /// Prefix of every key in the checkpoint, as in `bert.`; empty for none.
+    pub prefix: String,
+    /// `(path component, key component)` pairs.
+    pub renames: Vec<(String, String)>,
+    /// `(ending, older ending)` pairs: where no tensor has the first ending, one with the second
+    /// is taken (`LayerNorm.gamma` of checkpoints converted from TensorFlow).
+    pub aliases: Vec<(String, String)>,
+    /// Keys, after the prefix, that are known and not wanted: buffers that are computed, heads.
+    /// A trailing `*` matches any ending.
+    pub ignored: Vec<String>,
+}
+
+impl Names {
+    /// Names with these renamed components.
+    pub fn with_renames<const N: usize>(renames: [(&str, &str); N]) -> Self {
+        Self {
+            renames: renames
+                .iter()
+                .map(|(from, to)| (from.to_string(), to.to_string()))
+                .collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The checkpoint key of a module's parameter path.
+    pub fn key(&self, path: &[String]) -> String {
+        let mut key = self.prefix.clone();
+        for (i, part) in path.iter().enumerate() {
+            if i > 0 {
+                key.push('.');
+            }
+            let renamed = self.renames.iter().find(|(from, _)| from == part);
+            key.push_str(renamed.map_or(part.as_str(), |(_, to)| to.as_str()));
+        }
+        key
+    }
+
+    /// The key under its older name, where it has one.
+    fn older(&self, key: &str) -> Option<String> {
+        self.aliases.iter().find_map(|(ending, older)| {
+            key.strip_suffix(ending.as_str())
+                .map(|start| format!("{start}{older}"))
+        })
+    }
+
+    fn is_ignored(&self, key: &str) -> bool {
+        let matches = |pattern: &str, key: &str| match pattern.strip_suffix('*') {
+            Some(start) => key.starts_with(start),
+            None => key == pattern,
+        };
+        self.ignored.iter().any(|pattern| {
+            matches(pattern, key)
+                || key
+                    .strip_prefix(&self.prefix)
+                    .is_some_and(|key| matches(pattern, key))
+        })
+    }
+}
+
+/// What became of every tensor of a checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Keys that were put into the module, in the module's order.
+    pub used: Vec<String>,
+    /// Keys that are known and were not wanted.
+    pub ignored: Vec<String>,
+    /// Keys that nothing is known about.
+    pub unused: Vec<String>,
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} tensors used, {} left aside, {} unknown",
+            self.used.len(),
+            self.ignored.len(),
+            self.unused.len()
+        )?;
+        if !self.unused.is_empty() {
+            write!(f, " ({})", self.unused.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts a checkpoint's tensors into a module on `device`.
+///
+/// Parameters that the module has not initialised yet are never initialised: their values come
+/// from the file. f16, bf16 and f64 are converted to f32.
+///
+/// # Errors
+/// [`Error::MissingTensors`] lists every parameter without a tensor, [`Error::ShapeMismatch`] the
+/// first of another shape. Tensors left over are no error here: they are in the report, and
+/// callers decide.
+pub fn load<M: Module>(
+    module: M,
+    checkpoint: &Checkpoint,
+    names: &Names,
+    device: &Device,
+) -> Result<(M, LoadReport)> {
+    let mut loader = Loader {
+        checkpoint,
+        names,
+        device,
+        path: Vec::new(),
+        used: Vec::new(),
+        missing: Vec::new(),
+        error: None,
+    };
+    let module = module.map(&mut loader);
+    let Loader {
+        used,
+        missing,
+        error,
+        ..
+    } = loader;
+    if let Some(error) = error {
+        return Err(error);
+    }
+    if !missing.is_empty() {
+        return Err(Error::MissingTensors {
+            path: checkpoint.path().to_path_buf(),
+            names: missing,
+        });
+    }
+    let taken: BTreeSet<&str> = used.iter().map(String::as_str).collect();
+    let (ignored, unused) = checkpoint
+        .iter()
+        .map(|(name, _)| name)
+        .filter(|name| !taken.contains(name))
+        .map(str::to_string)
+        .partition(|name| names.is_ignored(name));
+    Ok((
+        module,
+        LoadReport {
+            used,
+            ignored,
+            unused,
+        },
+    ))
+}
+
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    names: &'a Names,
+    device: &'a Device,
+    path: Vec<String>,
+    used: Vec<String>,
+    missing: Vec<String>,
+    error: Option<Error>,
+}
+
+impl Loader<'_> {
+    /// The values for the current path, or `None` where there are none to be had.
+    fn read(&mut self, expected: &[usize]) -> Option<Vec<f32>> {
+        let mut key = self.names.key(&self.path);
+        if self.checkpoint.get(&key).is_none()
+            && let Some(older) = self.names.older(&key)
+            && self.checkpoint.get(&older).is_some()
+        {
+            key = older;
+        }
+        let Some(entry) = self.checkpoint.get(&key) else {
+            self.missing.push(key);
+            return None;
+        };
+        if entry.shape() != expected {
+            let mismatch = Error::ShapeMismatch {
+                path: self.checkpoint.path().to_path_buf(),
+                tensor: key,
+                expected: expected.to_vec(),
+                found: entry.shape().to_vec(),
+            };
+            self.error.get_or_insert(mismatch);
+            return None;
+        }
+        match self.checkpoint.read_f32(&key) {
+            Ok(values) => {
+                self.used.push(key);
+                Some(values)
+            }
+            Err(error) => {
+                self.error.get_or_insert(error);
+                None
+            }
+        }
+    }
+}
+
+impl ModuleMapper for Loader<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.error.is_some() {
+            return param;
+        }
+        let shape = param.lazy_shape().to_vec();
+        match self.read(&shape) {
+            Some(values) => {
+                let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
+                let id: ParamId = param.id;
+                param.transform_for_load(tensor, id)
+            }
+            None => param,
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Reading and writing of weights.
+//!
+//! A [`Checkpoint`] is an ordered set of named tensors from one or more files: safetensors
+//! (one file, or shards with an index) or PyTorch's `.bin`/`.pth`/`.pt` (zip and legacy pickles).
+//! Nothing is copied at opening: safetensors files are mapped into memory, and PyTorch storages
+//! are read tensor by tensor. [`load`](fn@load) puts the tensors into a Burn module and reports every
+//! tensor that was used, left over or missing; [`save`](fn@save) writes a module as safetensors under
+//! upstream key names.
+
+mod checkpoint;
+mod load;
+mod pytorch;
+mod safetensors;
+mod save;
+
+pub use checkpoint::{Checkpoint, DType, TensorEntry};
+pub use load::{LoadReport, Names, load};
+pub use save::{save, state_dict};

@@ -1,0 +1,45 @@
+//! Token ids on a device.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use fin_core::kernels::MASKED_SCORE;
+
+/// Token ids of a batch of texts, padded at the end to the longest.
+#[derive(Debug, Clone)]
+pub struct TokenBatch {
+    /// `[batch, seq]`.
+    pub input_ids: Tensor<2, Int>,
+    /// `[batch, seq]`: 1 for a token, 0 for padding.
+    pub mask: Tensor<2>,
+    /// `[batch, seq]`: 0 for a token, [`MASKED_SCORE`] for padding; added to attention scores.
+    pub key_bias: Tensor<2>,
+}
+
+impl TokenBatch {
+    /// Pads `ids` with `pad_id` to the longest of them (at least one token) on `device`.
+    pub fn new(ids: &[&[u32]], pad_id: u32, device: &Device) -> Self {
+        let seq = ids.iter().map(|ids| ids.len()).max().unwrap_or(0).max(1);
+        let shape = [ids.len(), seq];
+        let mut input_ids = vec![i64::from(pad_id); ids.len() * seq];
+        let mut mask = vec![0.0f32; ids.len() * seq];
+        for (i, ids) in ids.iter().enumerate() {
+            for (j, id) in ids.iter().enumerate() {
+                input_ids[i * seq + j] = i64::from(*id);
+                mask[i * seq + j] = 1.0;
+            }
+        }
+        let key_bias: Vec<f32> = mask
+            .iter()
+            .map(|m| if *m == 0.0 { MASKED_SCORE } else { 0.0 })
+            .collect();
+        Self {
+            input_ids: Tensor::from_data(TensorData::new(input_ids, shape), device),
+            mask: Tensor::from_data(TensorData::new(mask, shape), device),
+            key_bias: Tensor::from_data(TensorData::new(key_bias, shape), device),
+        }
+    }
+
+    /// `[batch, seq]`.
+    pub fn dims(&self) -> [usize; 2] {
+        self.input_ids.dims()
+    }
+}

@@ -1,0 +1,369 @@
+//! The whole text embedding model.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use fin_core::atomic::AtomicDir;
+use fin_core::nn::LinearConfig;
+use fin_core::weights::{self, Checkpoint, LoadReport, Names};
+use fin_core::{Embedder, EmbeddingNetwork, Error, Pooling, Result};
+
+use crate::batch::TokenBatch;
+use crate::bert::Bert;
+use crate::config::BackboneConfig;
+use crate::directory::{self, DenseFiles, Layout};
+use crate::distilbert::DistilBert;
+use crate::network::{Dense, TextBackbone, TextNetwork};
+use crate::tokenizer::{TextTokenizer, TokenizedText};
+
+/// What to change of a model as its directory describes it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TextOptions {
+    /// Poolings instead of the directory's (mean for a plain Hugging Face directory).
+    pub pooling: Option<Vec<Pooling>>,
+    /// Whether embeddings are scaled to unit length, instead of what the directory says.
+    pub normalize: Option<bool>,
+    /// Largest number of tokens, instead of the directory's.
+    pub max_length: Option<usize>,
+    /// Adds a projection head to this many components, with new weights that must be trained.
+    pub output_dim: Option<usize>,
+    /// Name of the prompt that is put before every text, instead of the directory's default.
+    pub prompt: Option<String>,
+    /// Refuse weights with NaN or infinite values.
+    pub check: bool,
+}
+
+/// A text embedding model: tokenizer, network, and the files around the weights.
+#[derive(Debug, Clone)]
+pub struct TextEmbedder {
+    network: TextNetwork,
+    tokenizer: Arc<TextTokenizer>,
+    prefix: String,
+    files: Arc<Files>,
+    report: LoadReport,
+}
+
+/// What is needed to write the directory again.
+#[derive(Debug)]
+struct Files {
+    layout: Layout,
+    config: BackboneConfig,
+    /// `(name, bytes)` of the configuration and tokenizer, kept as they were.
+    verbatim: Vec<(&'static str, Vec<u8>)>,
+}
+
+/// Files that are copied as they are.
+const VERBATIM: [&str; 7] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "LICENSE",
+];
+
+impl TextEmbedder {
+    /// Opens a sentence-transformers directory or a plain Hugging Face one on `device`.
+    ///
+    /// # Errors
+    /// Where a file is missing, damaged, or describes what is not built here; the error names
+    /// the file, the field or tensor, and what is accepted.
+    pub fn open(
+        directory: impl AsRef<Path>,
+        options: &TextOptions,
+        device: &Device,
+    ) -> Result<Self> {
+        let directory = directory.as_ref();
+        let layout = Layout::read(directory)?;
+        let config = BackboneConfig::read(&layout.transformer.join("config.json"))?;
+        let checkpoint = Checkpoint::open_directory(&layout.transformer)?;
+        if options.check {
+            checkpoint.check_finite()?;
+        }
+        let (backbone, mut report) = load_backbone(&config, &checkpoint, device)?;
+        let mut dense = Vec::new();
+        for head in &layout.dense {
+            let checkpoint = Checkpoint::open_directory(&head.directory)?;
+            if options.check {
+                checkpoint.check_finite()?;
+            }
+            let linear = LinearConfig::new(head.in_features, head.out_features)
+                .with_bias(head.bias)
+                .init(device);
+            let module = Dense {
+                linear,
+                activation: head.activation,
+            };
+            let (module, head_report) =
+                weights::load(module, &checkpoint, &Names::default(), device)?;
+            let section = head
+                .directory
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let under = |names: Vec<String>| {
+                names
+                    .into_iter()
+                    .map(|name| format!("{section}/{name}"))
+                    .collect::<Vec<_>>()
+            };
+            report.used.extend(under(head_report.used));
+            report.unused.extend(under(head_report.unused));
+            dense.push(module);
+        }
+        let pooling = options
+            .pooling
+            .clone()
+            .unwrap_or_else(|| layout.pooling.clone());
+        if pooling.is_empty() {
+            return Err(Error::argument("pooling", "at least one is needed"));
+        }
+        let normalize = options.normalize.unwrap_or(layout.normalize);
+        let mut network = TextNetwork {
+            backbone,
+            dense,
+            pooling,
+            normalize,
+        };
+        check_widths(directory, &network, &config)?;
+        if let Some(dim) = options.output_dim {
+            if dim == 0 {
+                return Err(Error::argument(
+                    "output-dim",
+                    "0 components asked for; at least 1 is needed",
+                ));
+            }
+            let width = network.output_dim();
+            network.dense.push(Dense::projection(width, dim, device));
+        }
+
+        let limit = config.max_position_embeddings();
+        let max_length = options
+            .max_length
+            .or(layout.max_length)
+            .unwrap_or(limit)
+            .min(limit);
+        if max_length < 3 {
+            return Err(Error::argument(
+                "max-length",
+                format!(
+                    "{max_length} leaves no room for a token between the special ones; accepted: 3 to {limit}"
+                ),
+            ));
+        }
+        let pad_id = match &config {
+            BackboneConfig::Bert(config) => config.pad_token_id,
+            BackboneConfig::DistilBert(config) => config.pad_token_id,
+        };
+        let tokenizer =
+            TextTokenizer::open(&layout.transformer, max_length, config.vocab_size(), pad_id)?
+                .lower_case(layout.do_lower_case);
+        let prefix = match options.prompt.as_ref().or(layout.default_prompt.as_ref()) {
+            None => String::new(),
+            Some(name) => layout.prompts.get(name).cloned().ok_or_else(|| {
+                let names: Vec<&str> = layout.prompts.keys().map(String::as_str).collect();
+                Error::argument(
+                    "prompt",
+                    format!(
+                        "the model has no prompt `{name}`; it has: {}",
+                        names.join(", ")
+                    ),
+                )
+            })?,
+        };
+        let verbatim = VERBATIM
+            .into_iter()
+            .map(|name| (name, layout.transformer.join(name)))
+            .filter(|(_, path)| path.is_file())
+            .map(|(name, path)| {
+                Ok((
+                    name,
+                    std::fs::read(&path).map_err(Error::io(&path, "read"))?,
+                ))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            network,
+            tokenizer: Arc::new(tokenizer),
+            prefix,
+            files: Arc::new(Files {
+                layout,
+                config,
+                verbatim,
+            }),
+            report,
+        })
+    }
+
+    /// What became of every tensor of the checkpoint.
+    pub fn report(&self) -> &LoadReport {
+        &self.report
+    }
+
+    /// The transformer's configuration.
+    pub fn config(&self) -> &BackboneConfig {
+        &self.files.config
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &TextTokenizer {
+        &self.tokenizer
+    }
+
+    /// Whether the network scales embeddings to unit length, or not.
+    pub fn with_normalize(mut self, normalize: bool) -> Self {
+        self.network.normalize = normalize;
+        self
+    }
+
+    fn write(&self, directory: &Path) -> Result<()> {
+        let put = |name: &str, bytes: &[u8]| -> Result<()> {
+            let path: PathBuf = directory.join(name);
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
+            }
+            std::fs::write(&path, bytes).map_err(Error::io(&path, "write"))
+        };
+        let network = &self.network;
+        let dense: Vec<DenseFiles> = network
+            .dense
+            .iter()
+            .map(|head| DenseFiles {
+                in_features: head.linear.weight.lazy_shape()[1],
+                out_features: head.linear.out_features(),
+                bias: head.linear.bias.is_some(),
+                activation: head.activation,
+            })
+            .collect();
+        let width = self.files.config.hidden_size();
+        let max_length = self.tokenizer.max_length();
+        let small = directory::files(
+            &self.files.layout,
+            &network.pooling,
+            &dense,
+            network.normalize,
+            max_length,
+            width,
+        );
+        for (name, content) in &small {
+            put(name, content.as_bytes())?;
+        }
+        for (name, bytes) in &self.files.verbatim {
+            put(name, bytes)?;
+        }
+        if network.normalize {
+            let normalize = directory.join(format!("{}_Normalize", dense.len() + 2));
+            std::fs::create_dir_all(&normalize).map_err(Error::io(&normalize, "create"))?;
+        }
+        let tensors = match &network.backbone {
+            TextBackbone::Bert(model) => weights::state_dict(model, &Bert::names()),
+            TextBackbone::DistilBert(model) => weights::state_dict(model, &DistilBert::names()),
+        };
+        weights::save(directory.join("model.safetensors"), &tensors)?;
+        for (i, head) in network.dense.iter().enumerate() {
+            let tensors = weights::state_dict(head, &Names::default());
+            weights::save(
+                directory.join(format!("{}_Dense/model.safetensors", i + 2)),
+                &tensors,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Loads the backbone, whatever prefix a task head's checkpoint puts before its keys.
+fn load_backbone(
+    config: &BackboneConfig,
+    checkpoint: &Checkpoint,
+    device: &Device,
+) -> Result<(TextBackbone, LoadReport)> {
+    let with_prefix = |mut names: Names, prefix: &str| {
+        if checkpoint.has_prefix(prefix) {
+            names.prefix = prefix.to_string();
+        }
+        names
+    };
+    match config {
+        BackboneConfig::Bert(config) => {
+            let names = with_prefix(Bert::names(), "bert.");
+            let pooler = checkpoint
+                .get(&format!("{}pooler.dense.weight", names.prefix))
+                .is_some();
+            let (model, report) =
+                weights::load(config.init(pooler, device)?, checkpoint, &names, device)?;
+            Ok((TextBackbone::Bert(model), report))
+        }
+        BackboneConfig::DistilBert(config) => {
+            let names = with_prefix(DistilBert::names(), "distilbert.");
+            let (model, report) = weights::load(config.init(device)?, checkpoint, &names, device)?;
+            Ok((TextBackbone::DistilBert(model), report))
+        }
+    }
+}
+
+/// Each head must take what comes before it.
+fn check_widths(directory: &Path, network: &TextNetwork, config: &BackboneConfig) -> Result<()> {
+    let mut width = config.hidden_size() * network.pooling.len();
+    for (i, dense) in network.dense.iter().enumerate() {
+        let takes = dense.linear.weight.lazy_shape()[1];
+        if takes != width {
+            let path = directory.join(format!("{}_Dense/config.json", i + 2));
+            return Err(Error::config(
+                path,
+                "in_features",
+                format!("{takes}, but what comes before gives {width}"),
+            ));
+        }
+        width = dense.linear.out_features();
+    }
+    Ok(())
+}
+
+impl Embedder for TextEmbedder {
+    type Item = String;
+    type Encoded = TokenizedText;
+    type Batch = TokenBatch;
+    type Network = TextNetwork;
+
+    fn preprocess(&self, items: &[String]) -> Result<Vec<TokenizedText>> {
+        self.tokenizer.encode(items, &self.prefix)
+    }
+
+    fn cost(&self, item: &TokenizedText) -> usize {
+        item.ids.len()
+    }
+
+    fn is_truncated(&self, item: &TokenizedText) -> bool {
+        item.truncated
+    }
+
+    fn collate(&self, items: &[&TokenizedText], device: &Device) -> Result<TokenBatch> {
+        let ids: Vec<&[u32]> = items.iter().map(|item| item.ids.as_slice()).collect();
+        Ok(TokenBatch::new(&ids, self.tokenizer.pad_id(), device))
+    }
+
+    fn network(&self) -> &TextNetwork {
+        &self.network
+    }
+
+    fn with_network(mut self, network: TextNetwork) -> Self {
+        self.network = network;
+        self
+    }
+
+    fn names(&self) -> Names {
+        match &self.network.backbone {
+            TextBackbone::Bert(_) => Bert::names(),
+            TextBackbone::DistilBert(_) => DistilBert::names(),
+        }
+    }
+
+    fn save(&self, directory: &Path) -> Result<()> {
+        let target = AtomicDir::create(directory)?;
+        self.write(target.path())?;
+        target.commit()
+    }
+}

@@ -1,0 +1,118 @@
+//! Backbone, pooling and heads as one module.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use fin_core::kernels::Activation;
+use fin_core::nn::{Linear, LinearConfig};
+use fin_core::{Backbone, EmbeddingNetwork, Pooling, l2_normalize};
+
+use crate::batch::TokenBatch;
+use crate::bert::Bert;
+use crate::distilbert::DistilBert;
+
+/// One of the architectures.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum TextBackbone {
+    /// BERT.
+    Bert(Bert),
+    /// DistilBERT.
+    DistilBert(DistilBert),
+}
+
+impl TextBackbone {
+    /// The output of the embeddings and of every layer, each `[batch, seq, hidden]`.
+    pub fn hidden_states(&self, batch: &TokenBatch) -> Vec<Tensor<3>> {
+        match self {
+            Self::Bert(model) => model.hidden_states(batch),
+            Self::DistilBert(model) => model.hidden_states(batch),
+        }
+    }
+}
+
+impl Backbone for TextBackbone {
+    type Batch = TokenBatch;
+
+    fn hidden_size(&self) -> usize {
+        match self {
+            Self::Bert(model) => model.hidden_size(),
+            Self::DistilBert(model) => model.hidden_size(),
+        }
+    }
+
+    fn forward(&self, batch: &TokenBatch) -> Tensor<3> {
+        match self {
+            Self::Bert(model) => model.forward(batch),
+            Self::DistilBert(model) => model.forward(batch),
+        }
+    }
+}
+
+/// Dense head after pooling, `activation(x·Wᵀ + b)`, as sentence-transformers' `Dense`.
+#[derive(Module, Debug)]
+pub struct Dense {
+    /// `[out, in]`.
+    pub linear: Linear,
+    /// After it.
+    #[module(skip)]
+    pub activation: Activation,
+}
+
+impl Dense {
+    /// A new projection head without activation.
+    pub fn projection(in_features: usize, out_features: usize, device: &Device) -> Self {
+        Self {
+            linear: LinearConfig::new(in_features, out_features).init(device),
+            activation: Activation::Identity,
+        }
+    }
+
+    /// `[batch, in]` → `[batch, out]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.linear.forward_activated(x, self.activation)
+    }
+}
+
+/// Token ids in, one vector a text out.
+#[derive(Module, Debug)]
+pub struct TextNetwork {
+    /// Transformer encoder.
+    pub backbone: TextBackbone,
+    /// Dense heads in order; usually none.
+    pub dense: Vec<Dense>,
+    /// Poolings; the vectors of several are concatenated.
+    #[module(skip)]
+    pub pooling: Vec<Pooling>,
+    /// Whether embeddings are scaled to unit length.
+    pub normalize: bool,
+}
+
+impl TextNetwork {
+    /// [`EmbeddingNetwork::embed`] without the scaling to unit length.
+    pub fn embed_unnormalized(&self, batch: &TokenBatch) -> Tensor<2> {
+        let hidden = self.backbone.forward(batch);
+        let pooled = self
+            .pooling
+            .iter()
+            .map(|pooling| pooling.forward(hidden.clone(), batch.mask.clone()));
+        let pooled: Vec<Tensor<2>> = pooled.collect();
+        let pooled = Tensor::cat(pooled, 1);
+        self.dense.iter().fold(pooled, |x, dense| dense.forward(x))
+    }
+}
+
+impl EmbeddingNetwork for TextNetwork {
+    type Batch = TokenBatch;
+
+    fn output_dim(&self) -> usize {
+        match self.dense.last() {
+            Some(dense) => dense.linear.out_features(),
+            None => self.backbone.hidden_size() * self.pooling.len(),
+        }
+    }
+
+    fn embed(&self, batch: &TokenBatch) -> Tensor<2> {
+        let x = self.embed_unnormalized(batch);
+        if self.normalize { l2_normalize(x) } else { x }
+    }
+}

@@ -1,0 +1,420 @@
+//! Every stage of the text models against the reference library's numbers: token ids, hidden
+//! states, pooled vectors, embeddings, and the gradients of one training step.
+//!
+//! References come from `fixtures/text/generate.py`. Devices come from `FIN_TEST_DEVICES`
+//! (`flex` where unset), so that one binary proves every backend it was built with.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Gradients, Tensor};
+use fin_core::device::f32_tolerance;
+use fin_core::weights::Checkpoint;
+use fin_core::{
+    Backbone, BatchLimits, DeviceSpec, Embedder, EmbeddingNetwork, Pooling, PostProcess, encode,
+    l2_normalize,
+};
+use fin_transformer::{TextBackbone, TextEmbedder, TextOptions, TokenBatch};
+use serde_json::Value;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/text")
+}
+
+fn devices() -> Vec<DeviceSpec> {
+    let names = std::env::var("FIN_TEST_DEVICES").unwrap_or_else(|_| "flex".into());
+    names
+        .split(',')
+        .map(|name| name.parse().expect("FIN_TEST_DEVICES holds device names"))
+        .collect()
+}
+
+struct Reference {
+    tensors: Checkpoint,
+    json: Value,
+}
+
+impl Reference {
+    fn open(name: &str) -> Self {
+        let tensors = Checkpoint::open(fixtures().join(format!("{name}.safetensors"))).unwrap();
+        let json = std::fs::read_to_string(fixtures().join(format!("{name}.json"))).unwrap();
+        Self {
+            tensors,
+            json: serde_json::from_str(&json).unwrap(),
+        }
+    }
+
+    fn texts(&self) -> Vec<String> {
+        serde_json::from_value(self.json["texts"].clone()).unwrap()
+    }
+
+    fn ids(&self) -> Vec<Vec<u32>> {
+        serde_json::from_value(self.json["input_ids"].clone()).unwrap()
+    }
+}
+
+/// `‖a − b‖ / ‖b‖`.
+fn relative(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let square = |x: f64| x * x;
+    let difference: f64 = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| square(f64::from(*a) - f64::from(*b)))
+        .sum();
+    let norm: f64 = b.iter().map(|b| square(f64::from(*b))).sum();
+    (difference / norm).sqrt()
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().unwrap()
+}
+
+/// The rows of `[batch, seq, width]` that are tokens; upstream leaves anything at padding.
+fn tokens_only(values: &[f32], mask: &[f32], width: usize) -> Vec<f32> {
+    values
+        .chunks_exact(width)
+        .zip(mask)
+        .filter(|(_, mask)| **mask == 1.0)
+        .flat_map(|(row, _)| row)
+        .copied()
+        .collect()
+}
+
+fn check(what: &str, found: &[f32], expected: &[f32], tolerance: f64) {
+    let error = relative(found, expected);
+    println!("{what}: {error:.2e}");
+    assert!(
+        error < tolerance,
+        "{what}: relative error {error:.2e}, allowed {tolerance:.0e}"
+    );
+}
+
+fn stages(name: &str) {
+    let reference = Reference::open(&format!("{name}.reference"));
+    for spec in devices() {
+        let device = spec.open().unwrap();
+        let tolerance = f32_tolerance(spec);
+        let options = TextOptions {
+            normalize: Some(false),
+            ..TextOptions::default()
+        };
+        let model = TextEmbedder::open(fixtures().join(name), &options, &device).unwrap();
+        assert!(model.report().unused.is_empty(), "{}", model.report());
+
+        let tokenized = model.preprocess(&reference.texts()).unwrap();
+        let ids: Vec<Vec<u32>> = tokenized.iter().map(|text| text.ids.clone()).collect();
+        assert_eq!(ids, reference.ids(), "{name}: token ids");
+
+        let batch = model
+            .collate(&tokenized.iter().collect::<Vec<_>>(), &device)
+            .unwrap();
+        let mask = values(batch.mask.clone());
+        let label = |stage: &str| format!("{name} on {spec}: {stage}");
+        let states = model.network().backbone.hidden_states(&batch);
+        let width = states[0].dims()[2];
+        for (i, state) in states.iter().enumerate() {
+            let expected = reference
+                .tensors
+                .read_f32(&format!("hidden_states.{i}"))
+                .unwrap();
+            let found = tokens_only(&values(state.clone()), &mask, width);
+            check(
+                &label(&format!("hidden_states.{i}")),
+                &found,
+                &tokens_only(&expected, &mask, width),
+                tolerance,
+            );
+        }
+        let last = model.network().backbone.forward(&batch);
+        for pooling in Pooling::ALL {
+            let expected = reference
+                .tensors
+                .read_f32(&format!("pooled.{pooling}"))
+                .unwrap();
+            let found = values(pooling.forward(last.clone(), batch.mask.clone()));
+            check(
+                &label(&format!("pooled.{pooling}")),
+                &found,
+                &expected,
+                tolerance,
+            );
+        }
+        if let TextBackbone::Bert(bert) = &model.network().backbone
+            && let Some(pooled) = bert.pooler_output(last)
+        {
+            let expected = reference.tensors.read_f32("pooler_output").unwrap();
+            check(
+                &label("pooler_output"),
+                &values(pooled),
+                &expected,
+                tolerance,
+            );
+        }
+        let expected = reference
+            .tensors
+            .read_f32("sentence_embedding_unnormalized")
+            .unwrap();
+        check(
+            &label("unnormalised"),
+            &values(model.network().embed(&batch)),
+            &expected,
+            tolerance,
+        );
+
+        let as_saved =
+            TextEmbedder::open(fixtures().join(name), &TextOptions::default(), &device).unwrap();
+        let expected = reference.tensors.read_f32("sentence_embedding").unwrap();
+        let limits = BatchLimits {
+            max_items: 5,
+            max_cost: 100,
+        };
+        let found = encode(
+            &as_saved,
+            &reference.texts(),
+            &device,
+            limits,
+            PostProcess::default(),
+            |_| {},
+        )
+        .unwrap();
+        check(
+            &label("embedding, in batches"),
+            &found.values,
+            &expected,
+            tolerance,
+        );
+    }
+}
+
+#[test]
+fn bert() {
+    stages("bert-tiny");
+}
+
+#[test]
+fn bert_from_sharded_safetensors() {
+    stages("bert-tiny-sharded");
+}
+
+#[test]
+fn bert_from_a_masked_language_model_pickle_and_a_vocabulary() {
+    stages("bert-tiny-plain");
+}
+
+#[test]
+fn distilbert_with_a_dense_head() {
+    stages("distilbert-tiny");
+}
+
+#[test]
+fn a_classic_directory_and_a_prompt() {
+    let reference = Reference::open("bert-tiny.reference");
+    let device = DeviceSpec::Flex.open().unwrap();
+    for (prompt, key) in [
+        (None, "sentence_embedding"),
+        (Some("query"), "sentence_embedding.query"),
+    ] {
+        let options = TextOptions {
+            prompt: prompt.map(String::from),
+            ..TextOptions::default()
+        };
+        let name = if prompt.is_none() {
+            "bert-tiny-classic"
+        } else {
+            "bert-tiny"
+        };
+        let model = TextEmbedder::open(fixtures().join(name), &options, &device).unwrap();
+        let found = encode(
+            &model,
+            &reference.texts(),
+            &device,
+            BatchLimits::default(),
+            PostProcess::default(),
+            |_| {},
+        )
+        .unwrap();
+        check(
+            key,
+            &found.values,
+            &reference.tensors.read_f32(key).unwrap(),
+            f32_tolerance(DeviceSpec::Flex),
+        );
+    }
+}
+
+/// The same text alone, padded, and in another order: under 1e-5 apart.
+#[test]
+fn padding_and_order_do_not_leak() {
+    let reference = Reference::open("bert-tiny.reference");
+    for spec in devices() {
+        let device = spec.open().unwrap();
+        let options = TextOptions {
+            normalize: Some(false),
+            ..TextOptions::default()
+        };
+        let model = TextEmbedder::open(fixtures().join("bert-tiny"), &options, &device).unwrap();
+        let tokenized = model.preprocess(&reference.texts()).unwrap();
+        let embed = |items: &[usize]| -> Vec<Vec<f32>> {
+            let items: Vec<_> = items.iter().map(|&i| &tokenized[i]).collect();
+            let batch = model.collate(&items, &device).unwrap();
+            let rows = values(model.network().embed(&batch));
+            rows.chunks_exact(model.network().output_dim())
+                .map(<[f32]>::to_vec)
+                .collect()
+        };
+        let order: Vec<usize> = (0..tokenized.len()).collect();
+        let reversed: Vec<usize> = order.iter().rev().copied().collect();
+        let padded = embed(&order);
+        let backwards = embed(&reversed);
+        for i in order {
+            let alone = &embed(&[i])[0];
+            for other in [&padded[i], &backwards[tokenized.len() - 1 - i]] {
+                let worst = alone
+                    .iter()
+                    .zip(other)
+                    .map(|(a, b)| (a - b).abs())
+                    .fold(0.0, f32::max);
+                assert!(worst < 1e-5, "{spec}: text {i} moves by {worst}");
+            }
+        }
+    }
+}
+
+#[test]
+fn truncation_is_reported() {
+    let device = DeviceSpec::Flex.open().unwrap();
+    let options = TextOptions {
+        max_length: Some(8),
+        ..TextOptions::default()
+    };
+    let model = TextEmbedder::open(fixtures().join("bert-tiny"), &options, &device).unwrap();
+    let texts = [
+        "a boat",
+        "the boat waits at the pier and the gulls follow it out to sea",
+    ]
+    .map(String::from);
+    let found = encode(
+        &model,
+        &texts,
+        &device,
+        BatchLimits::default(),
+        PostProcess::default(),
+        |_| {},
+    )
+    .unwrap();
+    assert_eq!((found.rows(), found.truncated), (2, 1));
+    let tokenized = model.preprocess(&texts).unwrap();
+    assert_eq!(tokenized[1].ids.len(), 8);
+}
+
+/// Compares every gradient with the reference's.
+struct GradientCheck<'a> {
+    gradients: &'a Gradients,
+    reference: &'a Checkpoint,
+    names: fin_core::weights::Names,
+    path: Vec<String>,
+    tolerance: f64,
+    label: String,
+    checked: usize,
+}
+
+impl ModuleVisitor for GradientCheck<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let key = self.names.key(&self.path);
+        let gradient = param.val().grad(self.gradients);
+        // The gradient of a key bias is zero in exact arithmetic: what is left is rounding.
+        if key.starts_with("pooler.") || key.ends_with("attention.self.key.bias") {
+            return;
+        }
+        let gradient = gradient.unwrap_or_else(|| panic!("{key} has no gradient"));
+        let expected = self.reference.read_f32(&format!("grad.{key}")).unwrap();
+        check(
+            &format!("{}: {key}", self.label),
+            &values(gradient),
+            &expected,
+            self.tolerance,
+        );
+        self.checked += 1;
+    }
+}
+
+#[test]
+fn gradients_of_a_training_step() {
+    let reference = Reference::open("bert-tiny.training");
+    let pairs = reference.json["pairs"].as_array().unwrap();
+    let column = |name: &str| -> Vec<String> {
+        pairs
+            .iter()
+            .map(|pair| pair[name].as_str().unwrap().to_string())
+            .collect()
+    };
+    let scores: Vec<f32> = pairs
+        .iter()
+        .map(|pair| pair["score"].as_f64().unwrap() as f32)
+        .collect();
+    for spec in devices() {
+        let plain = spec.open().unwrap();
+        let device: Device = plain.clone().autodiff();
+        let model = TextEmbedder::open(
+            fixtures().join("bert-tiny"),
+            &TextOptions::default(),
+            &plain,
+        )
+        .unwrap();
+        // On the autodiff device, with dropout off.
+        let mut network = model.network().clone().train();
+        let TextBackbone::Bert(bert) = &mut network.backbone else {
+            panic!("bert-tiny is a BERT")
+        };
+        bert.embeddings.dropout.prob = 0.0;
+        for layer in &mut bert.encoder.layer {
+            layer.attention.self_attention.dropout.prob = 0.0;
+            layer.attention.output.dropout.prob = 0.0;
+            layer.output.dropout.prob = 0.0;
+        }
+        let embed = |name: &str| {
+            let tokenized = model.preprocess(&column(name)).unwrap();
+            let batch: TokenBatch = model
+                .collate(&tokenized.iter().collect::<Vec<_>>(), &device)
+                .unwrap();
+            l2_normalize(network.embed_unnormalized(&batch))
+        };
+        let cosine = (embed("sentence1") * embed("sentence2"))
+            .sum_dim(1)
+            .reshape([-1]);
+        let target = Tensor::<1>::from_floats(scores.as_slice(), &device);
+        let loss = (cosine - target).square().mean();
+        let expected = reference.json["loss_float64"].as_f64().unwrap();
+        let found = f64::from(loss.clone().into_scalar::<f32>());
+        assert!(
+            ((found - expected) / expected).abs() < f32_tolerance(spec),
+            "loss {found}, expected {expected}"
+        );
+
+        let gradients = loss.backward();
+        let TextBackbone::Bert(bert) = &network.backbone else {
+            panic!("bert-tiny is a BERT")
+        };
+        let mut check = GradientCheck {
+            gradients: &gradients,
+            reference: &reference.tensors,
+            names: fin_transformer::bert::Bert::names(),
+            path: Vec::new(),
+            tolerance: f32_tolerance(spec),
+            label: spec.to_string(),
+            checked: 0,
+        };
+        bert.visit(&mut check);
+        // 5 of the embeddings, 16 a layer, less the two key biases.
+        assert_eq!(check.checked, 5 + 2 * 16 - 2);
+    }
+}
