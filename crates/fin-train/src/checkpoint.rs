@@ -1,0 +1,260 @@
+//! Checkpoints of a training run.
+//!
+//! A checkpoint is a directory that appears whole or not at all:
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `model.safetensors` | weights under upstream key names |
+//! | `optimizer.safetensors` | state of [`AdamW`], by parameter path |
+//! | `state.json` | [`TrainState`] |
+//!
+//! A run resumed from it ends with the weights that it would have had unbroken, bit for bit on a
+//! device with deterministic kernels (`flex`): batches, dropout and learning rates depend on the
+//! seed and the step alone.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use fin_core::atomic::{AtomicDir, write};
+use fin_core::weights::{self, Checkpoint};
+use fin_core::{Embedder, Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::TrainConfig;
+use crate::optim::AdamW;
+use crate::registry::Options;
+
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+/// Version of the layout.
+const FORMAT: u32 = 1;
+/// Start of a checkpoint's directory name, followed by the step in decimal.
+const PREFIX: &str = "step-";
+
+/// A name with options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Named {
+    /// Name.
+    pub name: String,
+    /// Every option with its value.
+    pub options: Options,
+}
+
+/// Where a run stands and what it was started with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainState {
+    /// Version of the layout.
+    pub format: u32,
+    /// Optimiser steps done.
+    pub step: usize,
+    /// Settings.
+    pub config: TrainConfig,
+    /// Loss.
+    pub loss: Named,
+    /// Sampler.
+    pub sampler: Named,
+    /// [`crate::dataset::Dataset::fingerprint`] in hexadecimal.
+    pub dataset: String,
+    /// Optimiser steps of the whole run.
+    pub total_steps: usize,
+}
+
+impl TrainState {
+    pub(crate) fn new(
+        config: TrainConfig,
+        loss: Named,
+        sampler: Named,
+        dataset: u64,
+        total_steps: usize,
+    ) -> Self {
+        Self {
+            format: FORMAT,
+            step: 0,
+            config,
+            loss,
+            sampler,
+            dataset: format!("{dataset:016x}"),
+            total_steps,
+        }
+    }
+
+    /// Reads the state in a checkpoint's directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::InvalidFile`] where it is not there, not a state, or of another
+    /// format.
+    pub fn read(directory: impl AsRef<Path>) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let path = directory.as_ref().join(STATE);
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+        let invalid = |e: serde_json::Error| {
+            Error::invalid(&path, format!("is not the state of a training run: {e}"))
+        };
+        let version: Version = serde_json::from_str(&text).map_err(invalid)?;
+        if version.format != FORMAT {
+            let reason = format!(
+                "has format {}, this version reads format {FORMAT}",
+                version.format
+            );
+            return Err(Error::invalid(&path, reason));
+        }
+        serde_json::from_str(&text).map_err(invalid)
+    }
+
+    /// Checks that a run with the settings of `self` may go on from the checkpoint in
+    /// `directory`, and returns the steps done there.
+    ///
+    /// # Errors
+    /// Those of [`TrainState::read`]; [`Error::Config`] names the first setting that differs.
+    pub(crate) fn verify(&self, directory: &Path) -> Result<usize> {
+        let saved = Self::read(directory)?;
+        let path = directory.join(STATE);
+        let differs = |field: String, there: &Value, here: &Value| {
+            let reason = format!(
+                "the checkpoint was made with {there}, this run has {here}; resume with the same settings and data, \
+                 or start anew"
+            );
+            Err(Error::config(&path, field, reason))
+        };
+        let (there, here) = (flatten(&saved), flatten(self));
+        for ((field, there), (_, here)) in there.iter().zip(&here) {
+            let name = field.rsplit('.').next().unwrap_or(field);
+            if there != here && name != "step" && !TrainConfig::FREE_ON_RESUME.contains(&name) {
+                return differs(field.clone(), there, here);
+            }
+        }
+        if saved.step > saved.total_steps {
+            let reason = format!(
+                "{} is beyond the {} steps of the run",
+                saved.step, saved.total_steps
+            );
+            return Err(Error::config(&path, "step", reason));
+        }
+        Ok(saved.step)
+    }
+}
+
+/// Leaf values in order, by dotted name. Loss and sampler are leaves, so that two states have the
+/// same names in the same order.
+fn flatten(state: &TrainState) -> Vec<(String, Value)> {
+    let mut leaves = Vec::new();
+    let Ok(Value::Object(fields)) = serde_json::to_value(state) else {
+        return leaves;
+    };
+    for (name, value) in fields {
+        match value {
+            Value::Object(config) if name == "config" => {
+                leaves.extend(
+                    config
+                        .into_iter()
+                        .map(|(field, value)| (format!("config.{field}"), value)),
+                );
+            }
+            value => leaves.push((name, value)),
+        }
+    }
+    leaves
+}
+
+/// Writes a checkpoint into `parent` and deletes all but the newest `keep`. Returns its directory.
+pub(crate) fn save<E: Embedder>(
+    parent: &Path,
+    embedder: &E,
+    network: &E::Network,
+    optimizer: &AdamW,
+    state: &TrainState,
+    keep: usize,
+) -> Result<PathBuf> {
+    let directory = parent.join(format!("{PREFIX}{:08}", state.step));
+    let new = AtomicDir::create(&directory)?;
+    weights::save(
+        new.path().join(MODEL),
+        &weights::state_dict(network, &embedder.names()),
+    )?;
+    optimizer.save(new.path().join(OPTIMIZER))?;
+    let text = serde_json::to_string_pretty(state)
+        .map_err(|e| Error::invalid(&directory, format!("the state cannot be written: {e}")))?;
+    write(new.path().join(STATE), text.as_bytes())?;
+    new.commit()?;
+    let mut old = list(parent)?;
+    old.retain(|(step, _)| *step <= state.step);
+    old.truncate(old.len().saturating_sub(keep.max(1)));
+    for (_, old) in old {
+        std::fs::remove_dir_all(&old).map_err(Error::io(&old, "remove"))?;
+    }
+    Ok(directory)
+}
+
+/// Refuses a directory with checkpoints of an earlier run for a run that starts anew.
+pub(crate) fn check_unused(parent: &Path) -> Result<()> {
+    match latest(parent)? {
+        Some(found) => {
+            let reason = "is there from an earlier run; resume from it, or choose another directory for checkpoints";
+            Err(Error::invalid(found, reason))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The network and optimiser of a checkpoint, on `device`.
+pub(crate) fn load<E: Embedder>(
+    directory: &Path,
+    embedder: &E,
+    network: E::Network,
+    config: &TrainConfig,
+    device: &Device,
+) -> Result<(E::Network, AdamW)> {
+    let weights = Checkpoint::open(directory.join(MODEL))?;
+    let (network, report) = weights::load(network, &weights, &embedder.names(), device)?;
+    if !report.unused.is_empty() {
+        return Err(Error::UnusedTensors {
+            path: weights.path().to_path_buf(),
+            names: report.unused,
+        });
+    }
+    let optimizer = AdamW::load(
+        config.optimizer(),
+        directory.join(OPTIMIZER),
+        &network,
+        device,
+    )?;
+    Ok((network, optimizer))
+}
+
+/// The newest checkpoint in a directory of checkpoints, if there are any.
+///
+/// # Errors
+/// [`Error::Io`] where the directory exists and cannot be read.
+pub fn latest(parent: impl AsRef<Path>) -> Result<Option<PathBuf>> {
+    Ok(list(parent.as_ref())?.pop().map(|(_, directory)| directory))
+}
+
+/// Checkpoints and their steps, oldest first.
+fn list(parent: &Path) -> Result<Vec<(usize, PathBuf)>> {
+    if !parent.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(parent).map_err(Error::io(parent, "read"))? {
+        let entry = entry.map_err(Error::io(parent, "read"))?;
+        let name = entry.file_name();
+        let step = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX))
+            .and_then(|step| step.parse().ok());
+        if let Some(step) = step
+            && entry.path().join(STATE).is_file()
+        {
+            found.push((step, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,178 @@
+//! Settings of a training run.
+
+use fin_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::optim::AdamWConfig;
+use crate::registry::Options;
+use crate::schedule::{Schedule, schedule_from_name};
+
+/// Settings of a training run. What a file leaves out has its default; fields that do not exist
+/// are refused.
+///
+/// ```
+/// let config: fin_train::TrainConfig = serde_json::from_str(r#"{"epochs": 3}"#)?;
+/// assert_eq!((config.epochs, config.batch_size), (3, 16));
+/// assert!(serde_json::from_str::<fin_train::TrainConfig>(r#"{"epoch": 3}"#).is_err());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Passes over the data. Default: 1.
+    pub epochs: usize,
+    /// Examples a step. Default: 16.
+    pub batch_size: usize,
+    /// Largest learning rate of the schedule. Default: 2e-5.
+    pub learning_rate: f64,
+    /// Schedule of the learning rate, by name. Default: `linear`.
+    pub schedule: String,
+    /// Share of the steps that the `linear` schedule warms up over; others ignore it. Default:
+    /// 0.1.
+    pub warmup: f64,
+    /// Weight decay of AdamW. Default: 0.01.
+    pub weight_decay: f64,
+    /// Largest global norm of the gradients; 0 for no limit. Default: 1.
+    pub max_grad_norm: f64,
+    /// Seed of shuffling and dropout. Default: 42.
+    pub seed: u64,
+    /// Steps at which to end, where the epochs have more. Default: none.
+    pub max_steps: Option<usize>,
+    /// Steps between checkpoints. Default: none are written.
+    pub checkpoint_every_steps: Option<usize>,
+    /// Newest checkpoints to keep; older ones are deleted. Default: 2.
+    pub keep_checkpoints: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 1,
+            batch_size: 16,
+            learning_rate: 2e-5,
+            schedule: "linear".into(),
+            warmup: 0.1,
+            weight_decay: 0.01,
+            max_grad_norm: 1.0,
+            seed: 42,
+            max_steps: None,
+            checkpoint_every_steps: None,
+            keep_checkpoints: 2,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// The fields that a resumed run may change.
+    pub(crate) const FREE_ON_RESUME: [&str; 2] = ["checkpoint_every_steps", "keep_checkpoints"];
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] names the field and says what is accepted.
+    pub fn validate(&self) -> Result<()> {
+        for (field, value) in [
+            ("epochs", Some(self.epochs)),
+            ("batch_size", Some(self.batch_size)),
+            ("max_steps", self.max_steps),
+            ("checkpoint_every_steps", self.checkpoint_every_steps),
+            ("keep_checkpoints", Some(self.keep_checkpoints)),
+        ] {
+            if value == Some(0) {
+                return Err(Error::argument(
+                    field,
+                    "0 is too small; 1 or more are needed",
+                ));
+            }
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            let reason = format!("{} is not a positive number", self.learning_rate);
+            return Err(Error::argument("learning_rate", reason));
+        }
+        for (field, value) in [
+            ("weight_decay", self.weight_decay),
+            ("max_grad_norm", self.max_grad_norm),
+        ] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return Err(Error::argument(
+                    field,
+                    format!("{value} is not a number of at least 0"),
+                ));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.warmup) {
+            return Err(Error::argument(
+                "warmup",
+                format!("{} is not a share from 0 to 1", self.warmup),
+            ));
+        }
+        self.schedule().map(drop)
+    }
+
+    /// The schedule that [`TrainConfig::schedule`] names.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where there is none of this name or the warm-up cannot be used.
+    pub fn schedule(&self) -> Result<Box<dyn Schedule>> {
+        let mut options = Options::new();
+        if self.schedule == "linear" {
+            options.insert("warmup".into(), json!(self.warmup));
+        }
+        schedule_from_name(&self.schedule, &options)
+    }
+
+    /// The optimiser's settings.
+    pub fn optimizer(&self) -> AdamWConfig {
+        AdamWConfig {
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+            ..AdamWConfig::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid_and_round_trips() {
+        let config = TrainConfig::default();
+        config.validate().unwrap();
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<TrainConfig>(&text).unwrap(), config);
+        assert_eq!(config.schedule().unwrap().name(), "linear");
+    }
+
+    #[test]
+    fn each_bad_value_names_its_field() {
+        for (field, value) in [
+            ("epochs", json!(0)),
+            ("batch_size", json!(0)),
+            ("learning_rate", json!(0.0)),
+            ("learning_rate", json!(-1e-5)),
+            ("weight_decay", json!(-0.1)),
+            ("max_grad_norm", json!(-1.0)),
+            ("warmup", json!(1.5)),
+            ("schedule", json!("cosine")),
+            ("max_steps", json!(0)),
+            ("checkpoint_every_steps", json!(0)),
+            ("keep_checkpoints", json!(0)),
+        ] {
+            let config: TrainConfig = serde_json::from_value(json!({ field: value })).unwrap();
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.starts_with(field), "{field}: {error}");
+        }
+        let nan = TrainConfig {
+            learning_rate: f64::NAN,
+            ..TrainConfig::default()
+        };
+        assert!(
+            nan.validate()
+                .unwrap_err()
+                .to_string()
+                .starts_with("learning_rate")
+        );
+    }
+}

@@ -1,0 +1,52 @@
+//! Learning rates over the course of training.
+//!
+//! | name | factor |
+//! | --- | --- |
+//! | `linear` | up from 0 over the warm-up, down to 0 over the rest |
+//! | `constant` | 1 |
+//!
+//! A further schedule is a file here that implements [`Schedule`], and a line in the table of
+//! names.
+
+mod constant;
+mod linear;
+
+use std::fmt;
+
+use fin_core::Result;
+
+pub use constant::Constant;
+pub use linear::WarmupLinear;
+
+use crate::registry::{self, Entry, Options};
+
+/// A factor on the learning rate, step by step.
+pub trait Schedule: fmt::Debug + Send {
+    /// Name in configuration files.
+    fn name(&self) -> &'static str;
+
+    /// Factor of optimiser step `step`, counted from 0, out of `total`.
+    fn factor(&self, step: usize, total: usize) -> f64;
+}
+
+const SCHEDULES: [Entry<dyn Schedule>; 2] = [
+    ("linear", |_, options| {
+        Ok(Box::new(WarmupLinear::from_options(options)?))
+    }),
+    ("constant", |_, options| {
+        Ok(Box::new(registry::parse::<Constant>("constant", options)?))
+    }),
+];
+
+/// The schedule of this name: `linear` has the option `warmup`, `constant` has none.
+///
+/// # Errors
+/// [`fin_core::Error::Argument`] lists the names, or names an option that cannot be used.
+pub fn schedule_from_name(name: &str, options: &Options) -> Result<Box<dyn Schedule>> {
+    registry::from_name("schedule", &SCHEDULES, name, options)
+}
+
+/// The names that [`schedule_from_name`] takes.
+pub fn schedule_names() -> impl Iterator<Item = &'static str> {
+    SCHEDULES.iter().map(|(name, _)| *name)
+}

@@ -1,0 +1,359 @@
+//! The training loop.
+
+use std::fmt;
+use std::hash::Hash;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor};
+use fin_core::{Embedder, EmbeddingNetwork, Error, Result};
+use serde::Serialize;
+
+use crate::callback::{Callback, Context, MetricRecord, Progress};
+use crate::checkpoint::{self, Named, TrainState};
+use crate::config::TrainConfig;
+use crate::dataset::Dataset;
+use crate::loss::Loss;
+use crate::optim::AdamW;
+use crate::registry::Options;
+use crate::sampler::{Examples, Sampler, sampler_from_name};
+
+/// What a run did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TrainSummary {
+    /// Optimiser steps done, those before a resumption included.
+    pub steps: usize,
+    /// Optimiser steps that the run was to have.
+    pub total_steps: usize,
+    /// Loss of every step of this run, in order.
+    pub losses: Vec<f32>,
+    /// Seconds from the first step to the end, callbacks and checkpoints included.
+    pub seconds: f64,
+    /// Items embedded a second, callbacks and checkpoints not counted.
+    pub items_per_second: f64,
+    /// Distinct items that were cut to the model's maximum length.
+    pub truncated: usize,
+    /// What callbacks measured.
+    pub metrics: Vec<MetricRecord>,
+    /// Whether a callback ended the run early.
+    pub stopped: bool,
+    /// The last checkpoint that was written.
+    pub checkpoint: Option<PathBuf>,
+}
+
+/// A training run: settings, loss, sampler and callbacks, for any embedder.
+///
+/// A run is a function of the embedder, the data and the settings: batches depend on the seed and
+/// the epoch, dropout on the seed and the step. The random generator of a device is shared by the
+/// whole process, so that two runs at a time on one device disturb each other's dropout.
+pub struct Trainer<E: Embedder> {
+    config: TrainConfig,
+    loss: Box<dyn Loss>,
+    sampler: Box<dyn Sampler>,
+    callbacks: Vec<Box<dyn Callback<E>>>,
+    checkpoints: Option<PathBuf>,
+    resume: Option<PathBuf>,
+}
+
+impl<E: Embedder> fmt::Debug for Trainer<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trainer")
+            .field("config", &self.config)
+            .field("loss", &self.loss)
+            .field("sampler", &self.sampler)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<E: Embedder> Trainer<E> {
+    /// A run with the sampler that suits the loss and without callbacks.
+    ///
+    /// # Errors
+    /// Those of [`TrainConfig::validate`].
+    pub fn new(config: TrainConfig, loss: Box<dyn Loss>) -> Result<Self> {
+        config.validate()?;
+        let sampler = sampler_from_name(loss.default_sampler(), &Options::new())?;
+        Ok(Self {
+            config,
+            loss,
+            sampler,
+            callbacks: Vec::new(),
+            checkpoints: None,
+            resume: None,
+        })
+    }
+
+    /// With another sampler.
+    pub fn with_sampler(mut self, sampler: Box<dyn Sampler>) -> Self {
+        self.sampler = sampler;
+        self
+    }
+
+    /// With a further callback; they are called in the order in which they were added.
+    pub fn with_callback(mut self, callback: impl Callback<E> + 'static) -> Self {
+        self.callbacks.push(Box::new(callback));
+        self
+    }
+
+    /// With checkpoints in this directory, as `step-00000500`, every
+    /// [`TrainConfig::checkpoint_every_steps`] steps and where a callback ends the run.
+    pub fn with_checkpoints(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.checkpoints = Some(directory.into());
+        self
+    }
+
+    /// Goes on from this checkpoint, made with the same settings and data;
+    /// [`checkpoint::latest`] finds the newest.
+    pub fn resume_from(mut self, checkpoint: impl Into<PathBuf>) -> Self {
+        self.resume = Some(checkpoint.into());
+        self
+    }
+
+    /// Trains the embedder's network on `device`. Returns the embedder with the trained network,
+    /// in inference mode on the same device without autodiff.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where data and loss do not fit, or where the loss or its gradient is
+    /// not finite: the error names the step. Further those of preprocessing, of callbacks, of
+    /// writing checkpoints, and [`Error::Config`] where a checkpoint to resume from was made with
+    /// other settings or data.
+    pub fn fit(
+        mut self,
+        embedder: E,
+        dataset: &Dataset<E::Item>,
+        device: &Device,
+    ) -> Result<(E, TrainSummary)>
+    where
+        E::Item: Hash + Eq,
+    {
+        let plain = device.clone().without_autodiff();
+        let columns = dataset.columns().len();
+        self.loss
+            .accepts()
+            .check(self.loss.name(), columns, dataset.targets().kind())?;
+        if self.config.checkpoint_every_steps.is_some() && self.checkpoints.is_none() {
+            return Err(Error::argument(
+                "checkpoint_every_steps",
+                "no directory for checkpoints is given",
+            ));
+        }
+        if let (Some(directory), None) = (&self.checkpoints, &self.resume) {
+            checkpoint::check_unused(directory)?;
+        }
+        let (items, indices) = dataset.distinct();
+        let examples = Examples {
+            columns: &indices,
+            targets: dataset.targets(),
+        };
+        let plan = Plan::new(&self.config, self.sampler.as_ref(), &examples)?;
+        let schedule = self.config.schedule()?;
+
+        let mut state = TrainState::new(
+            self.config.clone(),
+            Named {
+                name: self.loss.name().into(),
+                options: self.loss.options(),
+            },
+            Named {
+                name: self.sampler.name().into(),
+                options: self.sampler.options(),
+            },
+            dataset.fingerprint(),
+            plan.total,
+        );
+        let network = embedder.network().clone().fork(&plain);
+        let (network, mut optimizer) = match &self.resume {
+            None => (network, AdamW::new(self.config.optimizer())),
+            Some(directory) => {
+                state.step = state.verify(directory)?;
+                checkpoint::load(directory, &embedder, network, &self.config, &plain)?
+            }
+        };
+        let mut network = network.train();
+
+        let encoded = embedder.preprocess(&items)?;
+        drop(items);
+        let truncated = encoded
+            .iter()
+            .filter(|item| embedder.is_truncated(item))
+            .count();
+        let mut progress = Progress {
+            step: state.step,
+            total_steps: plan.total,
+            epoch: plan.epoch_of(state.step),
+            epochs: self.config.epochs,
+            loss: f32::NAN,
+            learning_rate: 0.0,
+            grad_norm: f64::NAN,
+            items: 0,
+            seconds: 0.0,
+        };
+        let (mut records, mut stop, mut losses, mut written) =
+            (Vec::new(), false, Vec::new(), None);
+        let begin = Instant::now();
+        macro_rules! call {
+            ($method:ident) => {
+                for callback in &mut self.callbacks {
+                    callback.$method(&mut Context {
+                        progress,
+                        embedder: &embedder,
+                        network: &network,
+                        device: &plain,
+                        records: &mut records,
+                        stop: &mut stop,
+                    })?;
+                }
+            };
+        }
+
+        call!(on_train_begin);
+        for epoch in progress.epoch.saturating_sub(1)..self.config.epochs {
+            let first = plan.starts[epoch];
+            if stop || state.step >= plan.total || first >= plan.total {
+                break;
+            }
+            progress.epoch = epoch + 1;
+            let batches =
+                self.sampler
+                    .epoch(&examples, self.config.batch_size, self.config.seed, epoch)?;
+            let ended = plan.starts[epoch] + batches.len();
+            for batch in batches.into_iter().skip(state.step - first) {
+                let start = Instant::now();
+                let step = state.step;
+                plain.seed(mix(self.config.seed, step as u64));
+                let mut embeddings: Vec<Tensor<2>> = Vec::with_capacity(columns);
+                for column in &indices {
+                    let items: Vec<&E::Encoded> = batch
+                        .iter()
+                        .map(|&example| &encoded[column[example]])
+                        .collect();
+                    let items = embedder.collate(&items, &plain.clone().autodiff())?;
+                    embeddings.push(network.embed(&items));
+                }
+                let loss = self
+                    .loss
+                    .forward(&embeddings, &dataset.targets().select(&batch))?;
+                let value = loss.clone().try_into_scalar::<f32>().map_err(|e| {
+                    Error::argument(
+                        "device",
+                        format!("step {}: the loss cannot be read: {e}", step + 1),
+                    )
+                })?;
+                if !value.is_finite() {
+                    return Err(diverged("loss", step, f64::from(value)));
+                }
+                let gradients = GradientsParams::from_grads(loss.backward(), &network);
+                let learning_rate = self.config.learning_rate * schedule.factor(step, plan.total);
+                let (updated, norm) = optimizer.step(network, gradients, learning_rate)?;
+                network = updated;
+                if !norm.is_finite() {
+                    return Err(diverged("norm of the gradients", step, norm));
+                }
+                losses.push(value);
+                state.step += 1;
+                progress = Progress {
+                    step: state.step,
+                    loss: value,
+                    learning_rate,
+                    grad_norm: norm,
+                    items: progress.items + batch.len() * columns,
+                    seconds: progress.seconds + start.elapsed().as_secs_f64(),
+                    ..progress
+                };
+                call!(on_step_end);
+                if state.step == ended {
+                    call!(on_epoch_end);
+                }
+                let last = state.step == plan.total;
+                let due = self
+                    .config
+                    .checkpoint_every_steps
+                    .is_some_and(|every| state.step.is_multiple_of(every));
+                if let Some(directory) = &self.checkpoints
+                    && (due || (stop && !last))
+                {
+                    let keep = self.config.keep_checkpoints;
+                    written = Some(checkpoint::save(
+                        directory, &embedder, &network, &optimizer, &state, keep,
+                    )?);
+                }
+                if stop || last {
+                    break;
+                }
+            }
+        }
+        call!(on_train_end);
+        let summary = TrainSummary {
+            steps: state.step,
+            total_steps: plan.total,
+            losses,
+            seconds: begin.elapsed().as_secs_f64(),
+            items_per_second: progress.items_per_second(),
+            truncated,
+            metrics: records,
+            stopped: state.step < plan.total,
+            checkpoint: written,
+        };
+        let network = network.valid();
+        Ok((embedder.with_network(network), summary))
+    }
+}
+
+/// The steps of a run.
+struct Plan {
+    /// First step of every epoch.
+    starts: Vec<usize>,
+    /// Steps in all.
+    total: usize,
+}
+
+impl Plan {
+    fn new(config: &TrainConfig, sampler: &dyn Sampler, examples: &Examples<'_>) -> Result<Self> {
+        let (mut starts, mut total) = (Vec::with_capacity(config.epochs), 0);
+        for epoch in 0..config.epochs {
+            starts.push(total);
+            // Epochs that `max_steps` cuts off need not be drawn to be known to be empty.
+            if config.max_steps.is_none_or(|max| total < max) {
+                total += sampler
+                    .epoch(examples, config.batch_size, config.seed, epoch)?
+                    .len();
+            }
+        }
+        let total = config.max_steps.map_or(total, |max| total.min(max));
+        if total == 0 {
+            return Err(Error::argument(
+                "dataset",
+                format!("`{}` makes no batches of it", sampler.name()),
+            ));
+        }
+        Ok(Self { starts, total })
+    }
+
+    /// The epoch, counted from 1, that the step after `step` steps is in.
+    fn epoch_of(&self, step: usize) -> usize {
+        self.starts.partition_point(|&start| start <= step).max(1)
+    }
+}
+
+/// The error for a loss or gradient that is not finite at a step counted from 0.
+fn diverged(what: &str, step: usize, value: f64) -> Error {
+    Error::argument(
+        "training",
+        format!(
+            "step {}: the {what} is {value}; try a smaller learning_rate, a longer warmup or a smaller max_grad_norm, \
+             and check that the model's weights and the data are sound",
+            step + 1
+        ),
+    )
+}
+
+/// SplitMix64's output function (Steele et al. 2014) over the seed and the step, so that
+/// neighbouring steps have unrelated generators.
+fn mix(seed: u64, step: u64) -> u64 {
+    let mut z = seed ^ step.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,412 @@
+//! Runs from beginning to end with a small embedder.
+#![cfg(feature = "flex")]
+
+mod common;
+
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor};
+use common::{Bag, exclusive, questions_and_answers};
+use fin_core::{Embedder, Error, Result};
+use fin_train::callback::{Callback, Context, Evaluate, ProgressBar};
+use fin_train::checkpoint::{TrainState, latest};
+use fin_train::dataset::{BatchTargets, Dataset, ScoreRange};
+use fin_train::evaluate::{RetrievalEvaluator, StsEvaluator};
+use fin_train::loss::{ExpectedData, Loss};
+use fin_train::{Options, TrainConfig, TrainSummary, Trainer, loss_from_name, sampler_from_name};
+
+fn config() -> TrainConfig {
+    TrainConfig {
+        epochs: 5,
+        batch_size: 6,
+        learning_rate: 0.01,
+        ..TrainConfig::default()
+    }
+}
+
+fn pairs() -> Dataset<String> {
+    let (questions, answers) = questions_and_answers();
+    Dataset::pairs(questions, answers, vec![]).unwrap()
+}
+
+fn trainer(config: TrainConfig) -> Trainer<Bag> {
+    let loss = loss_from_name("multiple_negatives_ranking", &Options::new()).unwrap();
+    Trainer::new(config, loss).unwrap()
+}
+
+fn retrieval() -> RetrievalEvaluator<String> {
+    let (questions, answers) = questions_and_answers();
+    let relevant = (0..questions.len()).map(|i| vec![i]).collect();
+    RetrievalEvaluator::new("answers", questions, answers, relevant).unwrap()
+}
+
+/// Asks for a stop after a step.
+struct StopAt(usize);
+
+impl<E: Embedder> Callback<E> for StopAt {
+    fn on_step_end(&mut self, context: &mut Context<'_, E>) -> Result<()> {
+        if context.progress().step == self.0 {
+            context.request_stop();
+        }
+        Ok(())
+    }
+}
+
+fn fit(trainer: Trainer<Bag>, seed: u64) -> Result<(Bag, TrainSummary)> {
+    let device = Device::flex();
+    trainer.fit(Bag::new(&device, seed, 0.2), &pairs(), &device)
+}
+
+#[test]
+fn training_lowers_the_loss_and_lifts_retrieval() {
+    let _turn = exclusive();
+    let config = TrainConfig {
+        epochs: 30,
+        ..config()
+    };
+    let trainer = trainer(config)
+        .with_callback(Evaluate::each_epoch(retrieval()).and_at_begin())
+        .with_callback(ProgressBar::new());
+    let (bag, summary) = fit(trainer, 1).unwrap();
+    assert_eq!(
+        (summary.steps, summary.total_steps, summary.losses.len()),
+        (60, 60, 60)
+    );
+    assert!(!summary.stopped && summary.items_per_second > 0.0 && summary.truncated == 0);
+    let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
+    let (first, last) = (mean(&summary.losses[..6]), mean(&summary.losses[54..]));
+    assert!(last < first / 4.0, "{first} to {last}");
+    let mrr: Vec<f64> = summary
+        .metrics
+        .iter()
+        .map(|record| record.metrics.get("mrr@10").unwrap())
+        .collect();
+    assert_eq!(mrr.len(), 31);
+    assert!(mrr[0] < 0.6 && mrr[30] > 0.95, "{mrr:?}");
+    // What comes back is the trained network, off autodiff, without dropout.
+    let device = Device::flex();
+    let again = fin_train::evaluate::Evaluator::evaluate(&retrieval(), &bag, &device).unwrap();
+    assert_eq!(again, summary.metrics[30].metrics);
+}
+
+#[test]
+fn the_other_losses_train_too() {
+    let _turn = exclusive();
+    let device = Device::flex();
+    let (questions, answers) = questions_and_answers();
+    let run = |loss: &str, data: &Dataset<String>, batch_size| {
+        let config = TrainConfig {
+            epochs: 40,
+            batch_size,
+            ..config()
+        };
+        let loss = loss_from_name(loss, &Options::new()).unwrap();
+        let mut losses = Trainer::new(config, loss)
+            .unwrap()
+            .fit(Bag::new(&device, 2, 0.0), data, &device)
+            .unwrap()
+            .1
+            .losses;
+        let last = losses.split_off(losses.len() - 5);
+        let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
+        (mean(&losses[..5]), mean(&last))
+    };
+    let (mut first, mut second, mut scores) = (
+        questions.clone(),
+        answers.clone(),
+        vec![5.0; questions.len()],
+    );
+    first.extend(questions.clone());
+    second.extend(answers.iter().cycle().skip(1).take(answers.len()).cloned());
+    scores.extend(vec![0.0; questions.len()]);
+    let range: ScoreRange = "0..5".parse().unwrap();
+    let data = Dataset::scored_pairs(first.clone(), second.clone(), scores.clone(), range).unwrap();
+    let (before, after) = run("cosine_similarity", &data, 8);
+    assert!(after < before / 4.0, "{before} to {after}");
+
+    let labels: Vec<String> = (0..questions.len())
+        .chain(0..questions.len())
+        .map(|i| format!("topic {i}"))
+        .collect();
+    let data = Dataset::labelled([questions, answers].concat(), &labels).unwrap();
+    let run_triplets = || {
+        let sampler = sampler_from_name(
+            "class_balanced",
+            &Options::from_iter([("samples_per_class".into(), 2.into())]),
+        );
+        let loss = loss_from_name(
+            "triplet_margin",
+            &Options::from_iter([("margin".into(), 0.5.into())]),
+        )
+        .unwrap();
+        let config = TrainConfig {
+            epochs: 40,
+            batch_size: 12,
+            ..config()
+        };
+        let trainer = Trainer::new(config, loss)
+            .unwrap()
+            .with_sampler(sampler.unwrap());
+        trainer
+            .fit(Bag::new(&device, 3, 0.0), &data, &device)
+            .unwrap()
+    };
+    let (bag, summary) = run_triplets();
+    let (before, after) = (summary.losses[0], summary.losses[summary.losses.len() - 1]);
+    assert!(after < before / 2.0, "{before} to {after}");
+
+    let scores = scores.into_iter().map(f64::from).collect();
+    let sts = StsEvaluator::new("sts", first, second, scores).unwrap();
+    let metrics = fin_train::evaluate::Evaluator::evaluate(&sts, &bag, &device).unwrap();
+    assert!(metrics.get("spearman").unwrap() > 0.8, "{metrics}");
+}
+
+#[test]
+fn runs_with_one_seed_are_equal_and_dropout_is_active() {
+    let _turn = exclusive();
+    let run = |config, dropout| {
+        let device = Device::flex();
+        trainer(config)
+            .fit(Bag::new(&device, 4, dropout), &pairs(), &device)
+            .unwrap()
+    };
+    let ((a, first), (b, second)) = (run(config(), 0.2), run(config(), 0.2));
+    assert_eq!(a.weights(), b.weights());
+    assert_eq!(first.losses, second.losses);
+    assert_ne!(run(config(), 0.0).0.weights(), a.weights());
+    assert_ne!(
+        run(
+            TrainConfig {
+                seed: 7,
+                ..config()
+            },
+            0.2
+        )
+        .0
+        .weights(),
+        a.weights()
+    );
+}
+
+/// An unbroken run of 10 steps against one that is stopped after 5 and resumed, with dropout.
+#[test]
+fn a_resumed_run_ends_with_the_weights_of_an_unbroken_one() {
+    let _turn = exclusive();
+    let directory = tempfile::tempdir().unwrap();
+    let (unbroken, whole) = fit(trainer(config()), 5).unwrap();
+    assert_eq!(whole.steps, 10);
+
+    let (half, first) = fit(
+        trainer(config())
+            .with_checkpoints(directory.path())
+            .with_callback(StopAt(5)),
+        5,
+    )
+    .unwrap();
+    assert!(first.stopped && first.steps == 5);
+    let checkpoint = latest(directory.path()).unwrap().unwrap();
+    assert_eq!(first.checkpoint.as_ref(), Some(&checkpoint));
+    assert_ne!(half.weights(), unbroken.weights());
+
+    // Started from other weights, which the checkpoint replaces.
+    let (resumed, second) = fit(trainer(config()).resume_from(&checkpoint), 99).unwrap();
+    assert_eq!((second.steps, second.stopped), (10, false));
+    assert_eq!([first.losses, second.losses].concat(), whole.losses);
+    assert_eq!(resumed.weights(), unbroken.weights());
+}
+
+#[test]
+fn checkpoints_come_every_so_many_steps_and_old_ones_go() {
+    let _turn = exclusive();
+    let directory = tempfile::tempdir().unwrap();
+    let config = TrainConfig {
+        checkpoint_every_steps: Some(3),
+        max_steps: Some(9),
+        ..config()
+    };
+    let (bag, summary) = fit(
+        trainer(config.clone()).with_checkpoints(directory.path()),
+        6,
+    )
+    .unwrap();
+    let mut names: Vec<_> = std::fs::read_dir(directory.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["step-00000006", "step-00000009"]);
+    let last = summary.checkpoint.unwrap();
+    assert_eq!(TrainState::read(&last).unwrap().step, 9);
+    // Weights are there under upstream names.
+    let weights = fin_core::weights::Checkpoint::open(last.join("model.safetensors")).unwrap();
+    assert_eq!(weights.iter().map(|(name, _)| name).collect::<Vec<_>>(), {
+        let mut names: Vec<_> = bag.weights().into_iter().map(|(name, _)| name).collect();
+        names.sort();
+        names
+    });
+    assert!(weights.get("dense.weight").is_some());
+
+    // At the end there is nothing left to do; a new run does not write among an old one's.
+    let rest = trainer(config.clone())
+        .with_checkpoints(directory.path())
+        .resume_from(&last);
+    let (same, summary) = fit(rest, 6).unwrap();
+    assert!(summary.losses.is_empty() && same.weights() == bag.weights());
+    let error = fit(
+        trainer(config.clone()).with_checkpoints(directory.path()),
+        6,
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(
+        error.contains("step-00000009") && error.contains("earlier run"),
+        "{error}"
+    );
+    let error = fit(trainer(config), 6).unwrap_err().to_string();
+    assert!(error.starts_with("checkpoint_every_steps"), "{error}");
+}
+
+#[test]
+fn a_checkpoint_of_other_settings_or_data_names_what_differs() {
+    let _turn = exclusive();
+    let directory = tempfile::tempdir().unwrap();
+    let first = trainer(config())
+        .with_checkpoints(directory.path())
+        .with_callback(StopAt(2));
+    let checkpoint = fit(first, 7).unwrap().1.checkpoint.unwrap();
+    let resume = |trainer: Trainer<Bag>, data: &Dataset<String>, from: &Path| {
+        let device = Device::flex();
+        trainer
+            .resume_from(from)
+            .fit(Bag::new(&device, 7, 0.2), data, &device)
+            .map(drop)
+    };
+    let fails = |trainer, data: &Dataset<String>, field: &str| {
+        let error = resume(trainer, data, &checkpoint).unwrap_err();
+        assert!(
+            matches!(&error, Error::Config { field: found, .. } if found == field),
+            "{error}"
+        );
+    };
+    fails(
+        trainer(TrainConfig {
+            learning_rate: 0.02,
+            ..config()
+        }),
+        &pairs(),
+        "config.learning_rate",
+    );
+    fails(
+        trainer(TrainConfig {
+            max_steps: Some(8),
+            ..config()
+        }),
+        &pairs(),
+        "config.max_steps",
+    );
+    let sampler = sampler_from_name("random", &Options::new()).unwrap();
+    fails(trainer(config()).with_sampler(sampler), &pairs(), "sampler");
+    let loss = loss_from_name(
+        "multiple_negatives_ranking",
+        &Options::from_iter([("scale".into(), 5.0.into())]),
+    );
+    fails(
+        Trainer::new(config(), loss.unwrap()).unwrap(),
+        &pairs(),
+        "loss",
+    );
+    let (mut questions, answers) = questions_and_answers();
+    questions[3].push('?');
+    fails(
+        trainer(config()),
+        &Dataset::pairs(questions, answers, vec![]).unwrap(),
+        "dataset",
+    );
+
+    let free = TrainConfig {
+        keep_checkpoints: 9,
+        ..config()
+    };
+    resume(trainer(free), &pairs(), &checkpoint).unwrap();
+
+    let damaged = directory.path().join("damaged");
+    std::fs::create_dir(&damaged).unwrap();
+    assert!(matches!(
+        resume(trainer(config()), &pairs(), &damaged),
+        Err(Error::Io { .. })
+    ));
+    std::fs::write(damaged.join("state.json"), "{\"format\": 2}").unwrap();
+    let error = resume(trainer(config()), &pairs(), &damaged)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("format 2"), "{error}");
+}
+
+/// A loss that is NaN from its third batch on.
+#[derive(Debug)]
+struct Diverging(std::cell::Cell<usize>);
+
+impl Loss for Diverging {
+    fn name(&self) -> &'static str {
+        "diverging"
+    }
+
+    fn options(&self) -> Options {
+        Options::new()
+    }
+
+    fn accepts(&self) -> ExpectedData {
+        loss_from_name("multiple_negatives_ranking", &Options::new())
+            .unwrap()
+            .accepts()
+    }
+
+    fn forward(&self, embeddings: &[Tensor<2>], _targets: &BatchTargets) -> Result<Tensor<1>> {
+        self.0.set(self.0.get() + 1);
+        let factor = if self.0.get() < 3 { 1.0 } else { f32::NAN };
+        Ok(embeddings[0].clone().mean() * factor)
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_names_its_step() {
+    let _turn = exclusive();
+    let trainer = Trainer::new(config(), Box::new(Diverging(Default::default()))).unwrap();
+    let error = fit(trainer, 8).unwrap_err().to_string();
+    assert!(
+        error.contains("step 3") && error.contains("learning_rate"),
+        "{error}"
+    );
+}
+
+#[test]
+fn data_that_does_not_fit_is_refused_before_anything_runs() {
+    let _turn = exclusive();
+    let device = Device::flex();
+    let data = Dataset::labelled(vec!["a".to_string(), "b".to_string()], &["x", "y"]).unwrap();
+    let error = trainer(config())
+        .fit(Bag::new(&device, 9, 0.0), &data, &device)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("`multiple_negatives_ranking` needs 2 or more columns"),
+        "{error}"
+    );
+    let data = Dataset::pairs(vec!["a".to_string()], vec![" ".to_string()], vec![]).unwrap();
+    let error = trainer(config())
+        .fit(Bag::new(&device, 9, 0.0), &data, &device)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("has no words"), "{error}");
+    let bad = TrainConfig {
+        batch_size: 0,
+        ..config()
+    };
+    let loss = loss_from_name("multiple_negatives_ranking", &Options::new()).unwrap();
+    assert!(
+        Trainer::<Bag>::new(bad, loss)
+            .unwrap_err()
+            .to_string()
+            .starts_with("batch_size")
+    );
+}
