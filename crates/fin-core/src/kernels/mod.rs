@@ -13,10 +13,10 @@ mod flex;
 mod simd;
 
 use burn::nn::Dropout;
+use burn::tensor::Tensor;
 use burn::tensor::activation::{gelu, gelu_approximate, relu, silu, softmax, tanh};
-use burn::tensor::{DType, Tensor};
 
-use crate::device::is_plain_flex;
+use crate::device::has_exact_gelu_gradient;
 
 /// Element-wise functions between layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Activation {
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Identity => x,
-            Self::Gelu => gelu(x),
+            Self::Gelu => exact_gelu(x),
             Self::GeluTanh => gelu_approximate(x),
             Self::Relu => relu(x),
             Self::Silu => silu(x),
@@ -74,9 +74,21 @@ impl Activation {
     }
 }
 
+/// GELU whose gradient, too, is that of the error function.
+fn exact_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let device = x.device();
+    if !device.is_autodiff() || has_exact_gelu_gradient(&device) {
+        gelu(x)
+    } else {
+        let phi = (x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() * 0.5 + 0.5;
+        x * phi
+    }
+}
+
 /// Whether the fast form applies to this tensor.
+#[cfg(feature = "flex")]
 fn is_fast<const D: usize>(x: &Tensor<D>) -> bool {
-    cfg!(feature = "flex") && x.dtype() == DType::F32 && is_plain_flex(&x.device())
+    x.dtype() == burn::tensor::DType::F32 && crate::device::is_plain_flex(&x.device())
 }
 
 /// `activation(x·Wᵀ + b)`: `x` `[..., in]`, `weight` `[out, in]`, `bias` `[out]` → `[..., out]`.

@@ -1,0 +1,102 @@
+//! Options that several commands share.
+
+use clap::Args;
+use fin_core::input::{Column, ReadOptions, TextFormat};
+use fin_core::{BatchLimits, DeviceSpec, Pooling};
+use fin_registry::ModelOptions;
+
+/// Which model, and what to change of it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// Name in the catalogue (see `fin models`) or directory of a model
+    #[arg(long, value_name = "NAME|DIR")]
+    pub model: String,
+
+    /// Where to compute: flex, tch, tch:N, wgpu, wgpu:N or cuda:N
+    #[arg(long, default_value = "flex")]
+    pub device: DeviceSpec,
+
+    /// Pooling instead of the model's: cls, mean, mean_sqrt_len, max, last_token or gem; several
+    /// are concatenated
+    #[arg(long, value_delimiter = ',')]
+    pub pooling: Option<Vec<Pooling>>,
+
+    /// Largest number of tokens of a text instead of the model's; longer texts are cut
+    #[arg(long, value_name = "N")]
+    pub max_length: Option<usize>,
+
+    /// Name of the model's prompt that is put before every text
+    #[arg(long, value_name = "NAME")]
+    pub prompt: Option<String>,
+
+    /// Refuse weights with values that are NaN or infinite
+    #[arg(long)]
+    pub check: bool,
+}
+
+impl ModelArgs {
+    pub fn options(&self) -> ModelOptions {
+        ModelOptions {
+            pooling: self.pooling.clone(),
+            normalize: None,
+            max_length: self.max_length,
+            output_dim: None,
+            prompt: self.prompt.clone(),
+            check: self.check,
+        }
+    }
+}
+
+/// Limits on what is computed at a time.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Batches")]
+pub struct BatchArgs {
+    /// Most texts in a batch
+    #[arg(long, value_name = "N", default_value_t = BatchLimits::default().max_items, value_parser = positive)]
+    pub batch_size: usize,
+
+    /// Most tokens in a batch, padding included; decides on memory use
+    #[arg(long, value_name = "N", default_value_t = BatchLimits::default().max_cost, value_parser = positive)]
+    pub max_tokens: usize,
+}
+
+impl BatchArgs {
+    pub fn limits(&self) -> BatchLimits {
+        BatchLimits {
+            max_items: self.batch_size,
+            max_cost: self.max_tokens,
+        }
+    }
+}
+
+/// Where the texts of a file are.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
+pub struct ColumnArgs {
+    /// Column of the texts, by name or zero-based index; not needed where there is only one, or
+    /// one is called `text`
+    #[arg(long, value_name = "NAME|INDEX")]
+    pub column: Option<Column>,
+
+    /// The first row of .csv and .tsv files is data, not column names
+    #[arg(long)]
+    pub no_header: bool,
+}
+
+/// How a file is read.
+pub fn read_options(no_header: bool, format: Option<TextFormat>) -> ReadOptions {
+    ReadOptions {
+        has_header: !no_header,
+        format,
+    }
+}
+
+/// Parses a number of at least 1.
+pub fn positive(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(0) => Err("at least 1 is needed".into()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(e.to_string()),
+    }
+}

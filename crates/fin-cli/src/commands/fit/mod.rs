@@ -1,0 +1,64 @@
+//! `fin fit`.
+
+mod run;
+mod settings;
+mod workspace;
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+pub use run::run;
+use settings::Settings;
+
+use crate::report::Format;
+
+/// Fine-tune a model on your own data
+///
+/// The loss says what the rows of the training file are:
+///
+///   cosine_similarity           text, text, score (a range other than 0..1 is scaled)
+///   multiple_negatives_ranking  anchor, positive, any number of hard negatives
+///   triplet_margin              text, label
+///
+/// Columns go by the names sentence1, sentence2, score; anchor, positive, negative; text, label
+/// where the file has them, else by position.
+///
+/// With --eval, the model is measured before, after each epoch and after training. The tuned model
+/// appears in the directory --output once training is complete, in the format of
+/// sentence-transformers. Until then checkpoints are in OUTPUT.checkpoint beside it; where training
+/// was cut off, the same command with --resume goes on from the newest and ends with the same
+/// weights.
+///
+/// Every option but --config, --resume, --overwrite and --format can also be given in a TOML file,
+/// as in `batch_size = 32`. Paths in it are relative to the current directory.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment, after_long_help = EXAMPLES)]
+pub struct FitArgs {
+    #[command(flatten)]
+    settings: Settings,
+
+    /// TOML file with options by name; those on the command line win
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Go on from the newest checkpoint of a run that was cut off, or start where there is none
+    #[arg(long)]
+    resume: bool,
+
+    /// Replace an older model in the output directory
+    #[arg(long)]
+    overwrite: bool,
+
+    /// Form of the result
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  fin fit --model all-minilm-l6-v2 --train train.csv --eval eval.csv \\
+      --loss multiple_negatives_ranking --epochs 3 --batch-size 32 --output tuned
+  fin fit --model all-minilm-l6-v2 --train stsb-en-train.csv --no-header --score-range 0..5 \\
+      --loss cosine_similarity --output tuned
+  fin fit --config fit.toml --resume";

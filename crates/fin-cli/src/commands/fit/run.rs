@@ -1,0 +1,239 @@
+//! A training run from its settings to the saved model.
+
+use std::path::Path;
+use std::time::Instant;
+
+use fin_core::input::{Column, ReadOptions, read_scored_pairs};
+use fin_core::{Embedder, Error};
+use fin_registry::build_model;
+use fin_train::callback::{Evaluate, ProgressBar};
+use fin_train::dataset::{
+    ScoreRange, TargetKind, labelled_from_file, pairs_from_file, scored_pairs_from_file,
+};
+use fin_train::evaluate::Evaluator;
+use fin_train::loss::Loss;
+use fin_train::{Dataset, Trainer, loss_from_name, sampler_from_name};
+use serde_json::json;
+
+use super::FitArgs;
+use super::settings::{Settings, columns, options};
+use super::workspace::Workspace;
+use crate::args::read_options;
+use crate::data::{
+    EvalSource, EvalTask, Evaluation, labelled_columns, metric_rows, pair_columns, scored_columns,
+};
+use crate::report::{self, Failure, Format, Result, count, note, rounded};
+
+pub fn run(args: &FitArgs) -> Result<()> {
+    let settings = match &args.config {
+        Some(path) => args.settings.over_file(path)?,
+        None => args.settings.clone(),
+    };
+    let required = settings.required()?;
+    let config = settings.train_config()?;
+    let seed = config.seed;
+    let keeps_checkpoints = config.checkpoint_every_steps.is_some();
+    let model_options = settings.model_options()?;
+    let loss_options = options("loss_option", settings.loss_option.as_ref())?;
+    let loss = loss_from_name(required.loss, &loss_options)?;
+    let evaluation_source = settings.evaluation_task(loss.as_ref())?;
+
+    let workspace = Workspace::new(required.output, args.overwrite, &settings)?;
+    let resume = if args.resume {
+        let newest = workspace.newest()?;
+        match &newest {
+            Some(checkpoint) => note!("going on from {}", checkpoint.display()),
+            None => note!(
+                "no checkpoint in {}; starting from the beginning",
+                workspace.checkpoints().display()
+            ),
+        }
+        newest
+    } else {
+        workspace.expect_no_checkpoints()?;
+        None
+    };
+
+    let read = read_options(settings.no_header.unwrap_or_default(), None);
+    let chosen = columns(settings.columns.as_ref());
+    let dataset = match loss.accepts().targets {
+        TargetKind::Scores => {
+            let range = settings.score_range.as_deref();
+            scored_pairs(required.train, &chosen, read, range)?
+        }
+        TargetKind::Labels => {
+            labelled_from_file(required.train, &labelled_columns(&chosen)?, read)?
+        }
+        TargetKind::None => pairs_from_file(required.train, &pair_columns(&chosen)?, read)?,
+    };
+    let evaluation = match evaluation_source {
+        Some(task) => settings.evaluation(task, read)?,
+        None => None,
+    };
+
+    let device = settings.device()?.open()?;
+    // New weights, where there are any, depend on the seed too.
+    device.seed(seed);
+    let model = build_model(required.model, &model_options, &device)?;
+    report::note_unknown_tensors(model.report());
+    note!(
+        "{} of {}",
+        count(dataset.len(), "example", "examples"),
+        required.train.display()
+    );
+
+    let begin = Instant::now();
+    let before = match &evaluation {
+        Some(evaluation) => Some(evaluation.evaluate(&model, &device)?),
+        None => None,
+    };
+    let mut trainer = Trainer::new(config, loss)?;
+    if let Some(sampler) = &settings.sampler {
+        let sampler_options = options("sampler_option", settings.sampler_option.as_ref())?;
+        trainer = trainer.with_sampler(sampler_from_name(sampler, &sampler_options)?);
+    } else if settings.sampler_option.is_some() {
+        return Err(
+            Error::argument("sampler_option", "is for a sampler; give --sampler too").into(),
+        );
+    }
+    if let Some(evaluation) = evaluation {
+        trainer = trainer.with_callback(Evaluate::each_epoch(evaluation));
+    }
+    trainer = trainer.with_callback(ProgressBar::new());
+    if keeps_checkpoints {
+        trainer = trainer.with_checkpoints(workspace.checkpoints());
+        workspace.begin()?;
+    }
+    if let Some(checkpoint) = resume {
+        trainer = trainer.resume_from(checkpoint);
+    }
+    let max_length = model.tokenizer().max_length();
+    let (model, summary) = trainer.fit(model, &dataset, &device).inspect_err(|_| {
+        if workspace.keep_what_can_be_resumed() {
+            let directory = workspace.checkpoints().display();
+            note!("checkpoints to go on from with --resume are in {directory}");
+        }
+    })?;
+    model.save(workspace.output())?;
+    workspace.end()?;
+
+    let seconds = begin.elapsed().as_secs_f64();
+    report::note_truncated(summary.truncated, max_length);
+    note!(
+        "{} in {seconds:.1} s, {:.0} texts/s; the model is in {}",
+        count(summary.losses.len(), "step", "steps"),
+        summary.items_per_second,
+        workspace.output().display()
+    );
+    let after = summary.metrics.last().map(|record| &record.metrics);
+    match args.format {
+        Format::Table => match (&before, after) {
+            (Some(before), Some(after)) => {
+                let rows = metric_rows(&[("before", before), ("after", after)]);
+                report::print(&report::columns(&rows))
+            }
+            _ => Ok(()),
+        },
+        Format::Json => report::print_json(&json!({
+            "model": required.model,
+            "train": required.train,
+            "examples": dataset.len(),
+            "loss": required.loss,
+            "steps": summary.steps,
+            "first_loss": summary.losses.first(),
+            "last_loss": summary.losses.last(),
+            "truncated": summary.truncated,
+            "max_length": max_length,
+            "seconds": rounded(seconds, 3),
+            "texts_per_second": rounded(summary.items_per_second, 1),
+            "before": before,
+            "after": after,
+            "epochs": summary.metrics,
+            "output": workspace.output(),
+        })),
+    }
+}
+
+impl Settings {
+    /// What to measure, where there is evaluation data.
+    fn evaluation_task(&self, loss: &dyn Loss) -> Result<Option<EvalTask>> {
+        if self.eval.is_none() {
+            return Ok(None);
+        }
+        if let Some(task) = self.eval_task {
+            return Ok(Some(task));
+        }
+        match loss.accepts().targets {
+            TargetKind::Scores => Ok(Some(EvalTask::Sts)),
+            TargetKind::None => Ok(Some(EvalTask::Retrieval)),
+            TargetKind::Labels => Err(Failure::Usage(format!(
+                "fit: `eval-task` is missing: `{}` trains on labels, which nothing is measured \
+                 on; give --eval-task sts or --eval-task retrieval, and a file for it",
+                loss.name()
+            ))),
+        }
+    }
+
+    /// Reads the evaluation data, where there is any.
+    fn evaluation(&self, task: EvalTask, read: ReadOptions) -> Result<Option<Evaluation>> {
+        const CUTOFFS: &[usize] = &fin_train::evaluate::retrieval::DEFAULT_CUTOFFS;
+        let Some(data) = &self.eval else {
+            return Ok(None);
+        };
+        let chosen = columns(self.eval_columns.as_ref().or(self.columns.as_ref()));
+        let corpus_column = self.corpus_column.as_deref().map(Column::from);
+        let source = EvalSource {
+            data,
+            task,
+            columns: &chosen,
+            read,
+            corpus: self.corpus.as_deref(),
+            corpus_column: corpus_column.as_ref(),
+            cutoffs: self.k.as_deref().unwrap_or(CUTOFFS),
+        };
+        Ok(Some(source.read()?))
+    }
+}
+
+/// Scored pairs with their scores in `[0, 1]`, scaled from `range` or from what they look like.
+fn scored_pairs(
+    path: &Path,
+    chosen: &[Column],
+    read: ReadOptions,
+    range: Option<&str>,
+) -> Result<Dataset<String>> {
+    let columns = scored_columns(chosen)?;
+    if let Some(range) = range {
+        let range: ScoreRange = range.parse()?;
+        note!("scores are scaled from {range} to 0..1");
+        return Ok(scored_pairs_from_file(path, &columns, read, range)?);
+    }
+    let (mut first, mut second, mut scores) = (Vec::new(), Vec::new(), Vec::new());
+    for row in read_scored_pairs(path, &columns, read)? {
+        first.push(row.sentence1);
+        second.push(row.sentence2);
+        scores.push(row.score);
+    }
+    let smallest = scores.iter().copied().fold(f32::INFINITY, f32::min);
+    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if smallest < 0.0 || largest > 5.0 {
+        let reason = format!(
+            "has scores from {smallest} to {largest}; give the range that they can have, as in \
+             --score-range {}..{}",
+            smallest.floor(),
+            largest.ceil()
+        );
+        return Err(Error::invalid(path, reason).into());
+    }
+    let range = if largest > 1.0 {
+        note!(
+            "scores go up to {largest}: taken as 0..5 and scaled to 0..1; --score-range says \
+             otherwise"
+        );
+        ScoreRange::new(0.0, 5.0)?
+    } else {
+        note!("scores are taken as 0..1; --score-range says otherwise");
+        ScoreRange::default()
+    };
+    Ok(Dataset::scored_pairs(first, second, scores, range)?)
+}

@@ -1,0 +1,450 @@
+//! The settings of a run, from the command line and a TOML file.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use fin_core::input::Column;
+use fin_core::{DeviceSpec, Error, Pooling};
+use fin_registry::{ModelOptions, nearest};
+use fin_train::{Options, TrainConfig};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::data::EvalTask;
+use crate::report::{Failure, Result};
+
+/// Steps between checkpoints unless told otherwise.
+const CHECKPOINT_EVERY: usize = 500;
+
+/// What can be set by a flag or by the key of the same name; `None` where it is not.
+#[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Name in the catalogue (see `fin models`) or directory of the model to start from
+    #[arg(long, value_name = "NAME|DIR", help_heading = "Model")]
+    pub model: Option<String>,
+
+    /// Where to compute: flex, tch, tch:N, wgpu, wgpu:N or cuda:N [default: flex]
+    #[arg(long, help_heading = "Model")]
+    pub device: Option<String>,
+
+    /// Pooling instead of the model's: cls, mean, mean_sqrt_len, max, last_token or gem; several
+    /// are concatenated
+    #[arg(long, value_delimiter = ',', help_heading = "Model")]
+    pub pooling: Option<Vec<String>>,
+
+    /// Largest number of tokens of a text instead of the model's; longer texts are cut
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub max_length: Option<usize>,
+
+    /// Add a projection to this many components
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub output_dim: Option<usize>,
+
+    /// Whether the tuned model scales embeddings to unit length, instead of what the model says
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Model")]
+    pub normalize: Option<bool>,
+
+    /// Name of the model's prompt that is put before every text
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    pub prompt: Option<String>,
+
+    /// Refuse weights with values that are NaN or infinite
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Model")]
+    pub check: Option<bool>,
+
+    /// File of training data: .csv, .tsv or .jsonl
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    pub train: Option<PathBuf>,
+
+    /// Columns of the training data in the order above, by name or zero-based index
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        help_heading = "Data"
+    )]
+    pub columns: Option<Vec<String>>,
+
+    /// The first row of .csv and .tsv files is data, not column names
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Data")]
+    pub no_header: Option<bool>,
+
+    /// Range of the scores in the training data, as in 0..5 [default: 0..1, or 0..5 where a score
+    /// is above 1]
+    #[arg(long, value_name = "MIN..MAX", help_heading = "Data")]
+    pub score_range: Option<String>,
+
+    /// File of evaluation data
+    #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
+    pub eval: Option<PathBuf>,
+
+    /// What to measure on it [default: sts for cosine_similarity, retrieval for
+    /// multiple_negatives_ranking]
+    #[arg(long, value_enum, value_name = "TASK", help_heading = "Evaluation")]
+    pub eval_task: Option<EvalTask>,
+
+    /// Columns of the evaluation data [default: those of the training data]
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        help_heading = "Evaluation"
+    )]
+    pub eval_columns: Option<Vec<String>>,
+
+    /// File of further documents to rank, for retrieval
+    #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
+    pub corpus: Option<PathBuf>,
+
+    /// Column of the further documents
+    #[arg(long, value_name = "NAME|INDEX", help_heading = "Evaluation")]
+    pub corpus_column: Option<String>,
+
+    /// Cut-offs of the rankings, for retrieval [default: 1,3,5,10]
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        help_heading = "Evaluation"
+    )]
+    pub k: Option<Vec<usize>>,
+
+    /// What training makes small: cosine_similarity, multiple_negatives_ranking or triplet_margin
+    #[arg(long, value_name = "NAME", help_heading = "Training")]
+    pub loss: Option<String>,
+
+    /// Option of the loss, as in scale=20 or margin=0.1; can be given several times
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Training")]
+    pub loss_option: Option<Vec<String>>,
+
+    /// How batches are drawn: random, no_duplicates or class_balanced [default: what suits the
+    /// loss]
+    #[arg(long, value_name = "NAME", help_heading = "Training")]
+    pub sampler: Option<String>,
+
+    /// Option of the sampler, as in samples_per_class=4; can be given several times
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Training")]
+    pub sampler_option: Option<Vec<String>>,
+
+    /// Passes over the data [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub epochs: Option<usize>,
+
+    /// Rows a step [default: 16]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub batch_size: Option<usize>,
+
+    /// Largest learning rate [default: 2e-5]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub learning_rate: Option<f64>,
+
+    /// Learning rate over time: linear or constant [default: linear]
+    #[arg(long, value_name = "NAME", help_heading = "Training")]
+    pub schedule: Option<String>,
+
+    /// Share of the steps that the linear schedule warms up over [default: 0.1]
+    #[arg(long, value_name = "SHARE", help_heading = "Training")]
+    pub warmup: Option<f64>,
+
+    /// Weight decay of AdamW [default: 0.01]
+    #[arg(long, value_name = "DECAY", help_heading = "Training")]
+    pub weight_decay: Option<f64>,
+
+    /// Largest norm of the gradients; 0 for no limit [default: 1]
+    #[arg(long, value_name = "NORM", help_heading = "Training")]
+    pub max_grad_norm: Option<f64>,
+
+    /// Seed of shuffling, dropout and new weights [default: 42]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub seed: Option<u64>,
+
+    /// Steps to end after, where the epochs have more
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub max_steps: Option<usize>,
+
+    /// Steps between checkpoints; 0 for none [default: 500]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub checkpoint_every: Option<usize>,
+
+    /// Directory to write the tuned model to
+    #[arg(long, short, value_name = "DIR", help_heading = "Training")]
+    pub output: Option<PathBuf>,
+}
+
+impl Settings {
+    /// These settings, with those of a TOML file where these have none.
+    pub fn over_file(&self, path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+        let table: toml::Table = toml::from_str(&text)
+            .map_err(|e| Error::invalid(path, format!("is not valid TOML: {e}")))?;
+        let known = fields(&Self::default());
+        let mut merged = Map::new();
+        for (key, value) in table {
+            let field = key.replace('-', "_");
+            if !known.contains_key(&field) {
+                return Err(unknown_key(path, &key, &known).into());
+            }
+            let value = serde_json::to_value(value)
+                .map_err(|e| Error::config(path, &key, format!("cannot be used: {e}")))?;
+            // Alone first, so that an error is about this key.
+            let alone = Map::from_iter([(field.clone(), value.clone())]);
+            serde_json::from_value::<Self>(Value::Object(alone))
+                .map_err(|e| Error::config(path, &key, e))?;
+            if merged.insert(field, value).is_some() {
+                let reason = "is given twice, with `-` and with `_`";
+                return Err(Error::config(path, key, reason).into());
+            }
+        }
+        for (field, value) in fields(self) {
+            if !value.is_null() {
+                merged.insert(field, value);
+            }
+        }
+        let merged = serde_json::from_value(Value::Object(merged))
+            .map_err(|e| Error::invalid(path, format!("cannot be used: {e}")))?;
+        Ok(merged)
+    }
+
+    /// What there is no default for.
+    pub fn required(&self) -> Result<Required<'_>> {
+        fn given<'a, T>(name: &str, value: &'a Option<T>) -> Result<&'a T> {
+            value.as_ref().ok_or_else(|| {
+                Failure::Usage(format!(
+                    "fit: `{name}` is missing: give --{name}, or the key {name} in a file given \
+                     by --config"
+                ))
+            })
+        }
+        Ok(Required {
+            model: given("model", &self.model)?,
+            train: given("train", &self.train)?,
+            loss: given("loss", &self.loss)?,
+            output: given("output", &self.output)?,
+        })
+    }
+
+    pub fn device(&self) -> Result<DeviceSpec> {
+        match &self.device {
+            Some(name) => Ok(name.parse()?),
+            None => Ok(DeviceSpec::default()),
+        }
+    }
+
+    pub fn model_options(&self) -> Result<ModelOptions> {
+        let pooling = match &self.pooling {
+            Some(names) => Some(
+                names
+                    .iter()
+                    .map(|name| name.parse())
+                    .collect::<fin_core::Result<Vec<Pooling>>>()?,
+            ),
+            None => None,
+        };
+        Ok(ModelOptions {
+            pooling,
+            normalize: self.normalize,
+            max_length: self.max_length,
+            output_dim: self.output_dim,
+            prompt: self.prompt.clone(),
+            check: self.check.unwrap_or_default(),
+        })
+    }
+
+    pub fn train_config(&self) -> Result<TrainConfig> {
+        let default = TrainConfig::default();
+        let every = self.checkpoint_every.unwrap_or(CHECKPOINT_EVERY);
+        let config = TrainConfig {
+            epochs: self.epochs.unwrap_or(default.epochs),
+            batch_size: self.batch_size.unwrap_or(default.batch_size),
+            learning_rate: self.learning_rate.unwrap_or(default.learning_rate),
+            schedule: self.schedule.clone().unwrap_or(default.schedule),
+            warmup: self.warmup.unwrap_or(default.warmup),
+            weight_decay: self.weight_decay.unwrap_or(default.weight_decay),
+            max_grad_norm: self.max_grad_norm.unwrap_or(default.max_grad_norm),
+            seed: self.seed.unwrap_or(default.seed),
+            max_steps: self.max_steps,
+            checkpoint_every_steps: (every > 0).then_some(every),
+            keep_checkpoints: 1,
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// The settings that have no default.
+#[derive(Debug, Clone, Copy)]
+pub struct Required<'a> {
+    pub model: &'a str,
+    pub train: &'a Path,
+    pub loss: &'a str,
+    pub output: &'a Path,
+}
+
+/// Column choices from their text.
+pub fn columns(names: Option<&Vec<String>>) -> Vec<Column> {
+    names
+        .into_iter()
+        .flatten()
+        .map(|name| Column::from(name.as_str()))
+        .collect()
+}
+
+/// Options from `name=value` pairs; a value that is not JSON is a string.
+pub fn options(setting: &str, pairs: Option<&Vec<String>>) -> Result<Options> {
+    let mut options = Options::new();
+    for pair in pairs.into_iter().flatten() {
+        let Some((name, value)) = pair.split_once('=') else {
+            let reason = format!("`{pair}` is not of the form name=value");
+            return Err(Error::argument(setting, reason).into());
+        };
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+        options.insert(name.trim().to_owned(), value);
+    }
+    Ok(options)
+}
+
+/// Every setting by name, `null` where it is not set.
+fn fields(settings: &Settings) -> Map<String, Value> {
+    match serde_json::to_value(settings) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    }
+}
+
+fn unknown_key(path: &Path, key: &str, known: &Map<String, Value>) -> Error {
+    let near = nearest(&key.replace('-', "_"), known.keys().map(String::as_str));
+    let hint = match near.first() {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => {
+            let names: Vec<&str> = known.keys().map(String::as_str).collect();
+            format!("known are {}", names.join(", "))
+        }
+    };
+    Error::config(path, key, format!("is unknown; {hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn flags(args: &[&str]) -> Settings {
+        Flags::try_parse_from([&["fit"], args].concat())
+            .unwrap()
+            .settings
+    }
+
+    fn merge(args: &[&str], file: &str) -> Result<Settings> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fit.toml");
+        std::fs::write(&path, file).unwrap();
+        flags(args).over_file(&path)
+    }
+
+    #[test]
+    fn a_file_says_the_same_as_flags_and_flags_win() {
+        let file = "model = 'a'\nbatch-size = 8\nlearning_rate = 1\npooling = ['cls', 'max']\n\
+                    no_header = true\neval_task = 'sts'\nk = [1, 2]\nepochs = 2\n";
+        let same = flags(&[
+            "--model=a",
+            "--batch-size=8",
+            "--learning-rate=1",
+            "--pooling=cls,max",
+            "--no-header",
+            "--eval-task=sts",
+            "--k=1,2",
+            "--epochs=2",
+        ]);
+        assert_eq!(merge(&[], file).unwrap(), same);
+        let merged = merge(&["--epochs=5", "--no-header=false"], file).unwrap();
+        assert_eq!((merged.epochs, merged.no_header), (Some(5), Some(false)));
+        assert_eq!(merged.batch_size, Some(8));
+    }
+
+    #[test]
+    fn a_bad_file_names_itself_and_the_key() {
+        for (file, parts) in [
+            ("epoch = 1", ["field `epoch`", "did you mean `epochs`?"]),
+            ("xyz = 1", ["field `xyz`", "known are model, device"]),
+            ("epochs = 'two'", ["field `epochs`", "invalid type: string"]),
+            ("epochs = -1", ["field `epochs`", "-1"]),
+            ("eval_task = 'sst'", ["field `eval_task`", "retrieval"]),
+            ("epochs = ", ["is not valid TOML", "epochs"]),
+            (
+                "batch-size = 1\nbatch_size = 2",
+                ["field `batch", "given twice"],
+            ),
+        ] {
+            let error = merge(&[], file).unwrap_err().to_string();
+            for part in ["fit.toml", parts[0], parts[1]] {
+                assert!(error.contains(part), "{part} is not in: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_training_and_help_says_so() {
+        let config = Settings::default().train_config().unwrap();
+        let default = TrainConfig::default();
+        assert_eq!(
+            TrainConfig {
+                checkpoint_every_steps: None,
+                keep_checkpoints: default.keep_checkpoints,
+                ..config.clone()
+            },
+            default
+        );
+        let help = <Flags as clap::CommandFactory>::command()
+            .term_width(0)
+            .render_help()
+            .to_string();
+        for (flag, value) in [
+            ("--epochs", default.epochs.to_string()),
+            ("--batch-size", default.batch_size.to_string()),
+            ("--learning-rate", format!("{:e}", default.learning_rate)),
+            ("--schedule", default.schedule),
+            ("--warmup", default.warmup.to_string()),
+            ("--weight-decay", default.weight_decay.to_string()),
+            ("--max-grad-norm", default.max_grad_norm.to_string()),
+            ("--seed", default.seed.to_string()),
+            (
+                "--checkpoint-every",
+                config.checkpoint_every_steps.unwrap().to_string(),
+            ),
+        ] {
+            let line = help.lines().find(|line| line.contains(flag)).unwrap();
+            assert!(line.contains(&format!("[default: {value}]")), "{line}");
+        }
+    }
+
+    #[test]
+    fn options_are_json_or_text() {
+        let pairs = vec![
+            "scale=20.5".to_owned(),
+            "kind=hard".into(),
+            "on=true".into(),
+        ];
+        let found = options("loss_option", Some(&pairs)).unwrap();
+        assert_eq!(
+            Value::Object(found),
+            serde_json::json!({"scale": 20.5, "kind": "hard", "on": true})
+        );
+        let error = options("loss_option", Some(&vec!["scale".to_owned()])).unwrap_err();
+        assert!(error.to_string().contains("`scale`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let settings = flags(&["--model=a", "--train=b.csv"]);
+        let failure = settings.required().unwrap_err();
+        assert_eq!(failure.exit_code(), 2);
+        assert!(failure.to_string().contains("--loss"), "{failure}");
+    }
+}

@@ -1,0 +1,7 @@
+//! The commands.
+
+pub mod encode;
+pub mod eval;
+pub mod fit;
+pub mod models;
+pub mod search;

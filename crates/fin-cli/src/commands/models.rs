@@ -1,0 +1,35 @@
+//! `fin models`.
+
+use clap::Args;
+use fin_registry::{Task, describe_models, list_models};
+
+use crate::report::{self, Format, Result};
+
+/// List the models that are known by name
+///
+/// The files of a model are looked for in $FIN_MODELS/NAME, in the cache ($FIN_CACHE/NAME, by
+/// default ~/.cache/fin/NAME) and in the cache of the Hugging Face hub. Any other model in the
+/// format of Hugging Face or sentence-transformers is given by its directory.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct ModelsArgs {
+    /// Only models of this task: text-to-text, image-to-image, text-to-image or mesh-to-mesh
+    #[arg(long)]
+    task: Option<Task>,
+
+    /// Form of the list; json has further fields: source, licence, pooling, normalize, max_length
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  fin models --task text-to-text
+  fin models --format json";
+
+pub fn run(args: &ModelsArgs) -> Result<()> {
+    match args.format {
+        Format::Table => report::print(&describe_models(args.task)),
+        Format::Json => report::print_json(&list_models(args.task)),
+    }
+}

@@ -1,0 +1,85 @@
+//! `fin`: embedding models on the command line.
+//!
+//! One file a command in [`commands`]; [`args`] holds the options that they share, [`data`] the
+//! reading of evaluation data, [`report`] what is printed where.
+
+mod args;
+mod commands;
+mod data;
+mod model;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::report::{Failure, note};
+
+/// Turn texts into vectors, search with them, and fine-tune the models that make them.
+///
+/// A model is a name in the catalogue (`fin models`) or a directory in the format of Hugging Face
+/// or sentence-transformers. Results go to stdout, everything else to stderr. The exit code is 0
+/// for success, 1 for an error and 2 for a wrong command line.
+#[derive(Debug, Parser)]
+#[command(name = "fin", version, arg_required_else_help = true, after_long_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  fin models
+  fin encode corpus.csv --column answer --model all-minilm-l6-v2 --output corpus.npy
+  fin search --corpus corpus.csv --column answer --model all-minilm-l6-v2 --query 'closing time?'
+  fin fit --model all-minilm-l6-v2 --train train.csv --eval eval.csv \\
+      --loss multiple_negatives_ranking --epochs 3 --output tuned
+  fin eval --model ./tuned --data eval.csv --task retrieval";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Models(commands::models::ModelsArgs),
+    Encode(commands::encode::EncodeArgs),
+    Search(commands::search::SearchArgs),
+    Eval(commands::eval::EvalArgs),
+    Fit(Box<commands::fit::FitArgs>),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Models(args) => commands::models::run(&args),
+        Command::Encode(args) => commands::encode::run(&args),
+        Command::Search(args) => commands::search::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
+        Command::Fit(args) => commands::fit::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has seen enough.
+        Err(Failure::Stdout(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            note!("error: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_an_example() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands() {
+            let help = sub.clone().render_long_help().to_string();
+            let example = format!("fin {} ", sub.get_name());
+            assert!(help.contains("Example"), "{}: {help}", sub.get_name());
+            assert!(help.contains(&example), "{}: {help}", sub.get_name());
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! `fin fit` and `fin eval` together.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Run, Scratch, fin, fixture, names};
+use serde_json::Value;
+
+/// `fin fit` on `bert-tiny` with a learning rate that shows on few rows.
+fn fit(train: &Path, loss: &str, output: &Path) -> Command {
+    let mut command = fin();
+    command
+        .arg("fit")
+        .arg("--model")
+        .arg(fixture("text/bert-tiny"));
+    command.arg("--train").arg(train).args(["--loss", loss]);
+    command.args(["--learning-rate", "1e-3", "--format", "json"]);
+    command.arg("--output").arg(output);
+    command
+}
+
+fn run(command: &mut Command) -> Run {
+    command.output().unwrap().into()
+}
+
+fn eval(model: &Path, data: &Path, task: &str, more: &[&str]) -> Value {
+    let mut command = fin();
+    command.arg("eval").arg("--model").arg(model);
+    command.arg("--data").arg(data);
+    command.args(["--task", task, "--format", "json"]);
+    run(command.args(more)).ok().json()
+}
+
+/// Pairs whose score says whether both are about the sea.
+fn scored(scratch: &Scratch) -> PathBuf {
+    let sea = ["the boat sails", "a sailor waits", "gulls over the pier"];
+    let home = ["a dog runs", "the clock is broken", "it is raining"];
+    let mut content = String::new();
+    for (i, a) in sea.iter().chain(&home).enumerate() {
+        for (j, b) in sea.iter().chain(&home).enumerate() {
+            let score = if i == j {
+                5.0
+            } else if (i < 3) == (j < 3) {
+                4.0
+            } else {
+                0.5
+            };
+            content.push_str(&format!("{a},{b},{score}\n"));
+        }
+    }
+    scratch.write("scored.csv", content)
+}
+
+/// Questions with answers; one question has two.
+const PAIRS: &str = "anchor,positive\n\
+    where is the boat,at the pier\n\
+    who repairs it,the sailors do\n\
+    is it raining,with dogs and cats\n\
+    where is the boat,in the harbour\n\
+    when do we sail,on the clock\n\
+    what about the gulls,over the pier they fly\n";
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value}"))
+}
+
+#[test]
+fn scored_pairs_are_fitted_and_measured() {
+    let scratch = Scratch::new();
+    let data = scored(&scratch);
+    let output = scratch.out("tuned");
+    let result = run(fit(&data, "cosine_similarity", &output)
+        .args(["--no-header", "--epochs", "40", "--batch-size", "6"])
+        .arg("--eval")
+        .arg(&data))
+    .ok();
+    assert!(
+        result.stderr.contains("taken as 0..5 and scaled to 0..1"),
+        "{}",
+        result.stderr
+    );
+    let result = result.json();
+    assert_eq!(
+        (&result["examples"], &result["steps"]),
+        (&36.into(), &240.into())
+    );
+    let after = number(&result["after"]["pearson"]);
+    assert!(
+        after > number(&result["before"]["pearson"]) + 0.2,
+        "{result}"
+    );
+    assert_eq!(result["epochs"].as_array().unwrap().len(), 40);
+    assert_eq!(names(&scratch.path("out")), ["tuned"]);
+
+    let base = eval(&fixture("text/bert-tiny"), &data, "sts", &["--no-header"]);
+    assert_eq!(base["pairs"], 36);
+    assert_eq!(base["spearman"], result["before"]["spearman"]);
+    let tuned = eval(&output, &data, "sts", &["--no-header"]);
+    for metric in ["spearman", "pearson"] {
+        let difference = number(&tuned[metric]) - number(&result["after"][metric]);
+        assert!(difference.abs() < 1e-6, "{metric}: {tuned} {result}");
+    }
+}
+
+#[test]
+fn pairs_are_fitted_and_measured() {
+    let scratch = Scratch::new();
+    let data = scratch.write("pairs.csv", PAIRS);
+    let output = scratch.out("tuned");
+    let result = run(fit(&data, "multiple_negatives_ranking", &output)
+        .args(["--epochs", "20", "--batch-size", "3", "--k", "1,3"])
+        .arg("--eval")
+        .arg(&data))
+    .ok()
+    .json();
+    let after = number(&result["after"]["ndcg@3"]);
+    assert!(after > number(&result["before"]["ndcg@3"]), "{result}");
+    let tuned = eval(&output, &data, "retrieval", &["--k", "1,3"]);
+    assert_eq!(
+        (&tuned["queries"], &tuned["documents"]),
+        (&5.into(), &6.into())
+    );
+    for metric in ["hit", "precision", "recall", "f1", "mrr", "map", "ndcg"] {
+        for k in [1, 3] {
+            let key = format!("{metric}@{k}");
+            let difference = number(&tuned[&key]) - number(&result["after"][&key]);
+            assert!(difference.abs() < 1e-9, "{key}: {tuned} {result}");
+        }
+    }
+
+    // A further corpus makes it harder, and documents that are there already do not.
+    let corpus = scratch.write("corpus.csv", "id,answer\n1,at the pier\n2,a third one\n");
+    let corpus = corpus.to_str().unwrap();
+    let more = ["--corpus", corpus, "--corpus-column", "answer"];
+    let wider = eval(&output, &data, "retrieval", &more);
+    assert_eq!(wider["documents"], 7);
+    assert!(wider.get("recall@10").is_some(), "{wider}");
+}
+
+#[test]
+fn labels_are_fitted_and_measured_as_the_user_says() {
+    let scratch = Scratch::new();
+    let mut content = "label,text\n".to_owned();
+    for text in ["the boat", "a sailor", "pier and harbour", "we sail"] {
+        content.push_str(&format!("sea,{text}\n"));
+    }
+    for text in ["a dog", "the clock", "old cloth", "it rains"] {
+        content.push_str(&format!("home,{text}\n"));
+    }
+    let data = scratch.write("labels.csv", content);
+    let pairs = scratch.write("pairs.csv", PAIRS);
+    let output = scratch.out("tuned");
+    let mut command = fit(&data, "triplet_margin", &output);
+    command.args([
+        "--epochs",
+        "5",
+        "--batch-size",
+        "8",
+        "--loss-option",
+        "margin=0.2",
+    ]);
+    let failure = run(fit(&data, "triplet_margin", &output)
+        .arg("--eval")
+        .arg(&pairs));
+    assert_eq!(failure.code, Some(2), "{}", failure.stderr);
+    assert!(failure.stderr.contains("--eval-task"), "{}", failure.stderr);
+    let result = run(command
+        .args(["--eval-task", "retrieval"])
+        .arg("--eval")
+        .arg(&pairs))
+    .ok()
+    .json();
+    assert!(number(&result["steps"]) >= 5.0, "{result}");
+    let tuned = eval(&output, &pairs, "retrieval", &[]);
+    let difference = number(&tuned["mrr@10"]) - number(&result["after"]["mrr@10"]);
+    assert!(difference.abs() < 1e-9, "{tuned} {result}");
+    let (old, new) = (
+        fs::read(fixture("text/bert-tiny/model.safetensors")).unwrap(),
+        fs::read(output.join("model.safetensors")).unwrap(),
+    );
+    assert_ne!(old, new);
+}
+
+/// The run that the resumption test breaks off: some 270 steps.
+fn long_run(output: &Path) -> Command {
+    let train = fixture("help-desk/train.csv");
+    let mut command = fit(&train, "multiple_negatives_ranking", output);
+    command.args(["--epochs", "3", "--batch-size", "4", "--max-length", "24"]);
+    command.args(["--checkpoint-every", "20", "--seed", "7"]);
+    command
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_weights() {
+    let scratch = Scratch::new();
+    let unbroken = scratch.path("unbroken");
+    run(&mut long_run(&unbroken)).ok();
+
+    let output = scratch.out("tuned");
+    let checkpoints = scratch.out("tuned.checkpoint");
+    let mut child = long_run(&output)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(300);
+    while !checkpoints.is_dir()
+        || !names(&checkpoints)
+            .iter()
+            .any(|name| name.starts_with("step-"))
+    {
+        assert!(Instant::now() < deadline, "no checkpoint appeared");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "ended before a checkpoint"
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success());
+    assert!(!output.exists());
+
+    let again = run(&mut long_run(&output));
+    again.fails_with(&["tuned.checkpoint", "--resume"]);
+    let other = run(long_run(&output).args(["--resume", "--warmup", "0.2"]));
+    other.fails_with(&["state.json", "warmup", "0.1", "0.2"]);
+    let other = run(long_run(&output).args(["--resume", "--pooling", "cls"]));
+    other.fails_with(&["model.json", "pooling", "null", "cls"]);
+
+    let resumed = run(long_run(&output).arg("--resume")).ok();
+    assert!(
+        resumed.stderr.contains("going on from"),
+        "{}",
+        resumed.stderr
+    );
+    assert_eq!(names(&scratch.path("out")), ["tuned"]);
+    assert_eq!(names(&output), names(&unbroken));
+    for file in ["model.safetensors", "modules.json", "config.json"] {
+        let (a, b) = (fs::read(output.join(file)), fs::read(unbroken.join(file)));
+        assert!(a.unwrap() == b.unwrap(), "{file} differs");
+    }
+}
+
+#[test]
+fn a_projection_is_seeded_saved_and_resumable_from_a_file() {
+    let scratch = Scratch::new();
+    let data = scratch.write("pairs.csv", PAIRS);
+    let config = scratch.write(
+        "fit.toml",
+        format!(
+            "model = {:?}\ntrain = {data:?}\nloss = \"multiple_negatives_ranking\"\n\
+             epochs = 2\nbatch-size = 2\noutput_dim = 8\nlearning_rate = 1e-3\n",
+            fixture("text/bert-tiny")
+        ),
+    );
+    let fit = |output: &str, more: &[&str]| {
+        let mut command = fin();
+        command.arg("fit").arg("--config").arg(&config);
+        command.args(["--format", "json", "--output"]);
+        run(command.arg(scratch.out(output)).args(more)).ok().json()
+    };
+    let first = fit("a", &[]);
+    let again = fit("b", &[]);
+    let other = fit("c", &["--seed", "1", "--epochs", "3"]);
+    assert!(number(&other["steps"]) > number(&first["steps"]), "{other}");
+    assert_eq!(first["last_loss"], again["last_loss"]);
+    let head = |output: &str| {
+        let path = scratch.out(output).join("2_Dense/model.safetensors");
+        fs::read(path).unwrap()
+    };
+    assert!(head("a") == head("b"));
+    assert!(head("a") != head("c"));
+    let rows = scratch.path("rows.jsonl");
+    let mut command = fin();
+    command
+        .arg("encode")
+        .arg(&data)
+        .args(["--column", "anchor"]);
+    command.arg("--model").arg(scratch.out("a"));
+    run(command.arg("--output").arg(&rows)).ok();
+    let text = fs::read_to_string(rows).unwrap();
+    let row: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!(row["embedding"].as_array().unwrap().len(), 8);
+}
+
+#[test]
+fn what_cannot_be_fitted_is_told_and_nothing_is_written() {
+    let scratch = Scratch::new();
+    let pairs = scratch.write("pairs.csv", PAIRS);
+    let scores = scratch.write("scores.csv", "a,b,7\nc,d,-1\n");
+    let output = scratch.out("tuned");
+    let unscored = run(fit(&pairs, "cosine_similarity", &output).args(["--columns", "0,1,0"]));
+    unscored.fails_with(&["pairs.csv", "line 2", "is not a finite number"]);
+    let unknown = run(&mut fit(&pairs, "cosine", &output));
+    unknown.fails_with(&["loss", "`cosine`", "cosine_similarity"]);
+    let range = run(fit(&scores, "cosine_similarity", &output).arg("--no-header"));
+    range.fails_with(&["scores.csv", "from -1 to 7", "--score-range -1..7"]);
+    let range = run(fit(&scores, "cosine_similarity", &output).args([
+        "--no-header",
+        "--score-range",
+        "0..5",
+    ]));
+    range.fails_with(&["scores.csv", "line 1", "7", "0..5"]);
+    let option =
+        run(fit(&pairs, "multiple_negatives_ranking", &output).args(["--loss-option", "margin=1"]));
+    option.fails_with(&["multiple_negatives_ranking", "margin"]);
+    let mut missing = fin();
+    missing.args(["fit", "--model", "x"]);
+    let missing = run(&mut missing);
+    assert_eq!(missing.code, Some(2), "{}", missing.stderr);
+    assert!(
+        missing.stderr.contains("`train` is missing"),
+        "{}",
+        missing.stderr
+    );
+    let batch = run(fit(&pairs, "multiple_negatives_ranking", &output).args(["--batch-size", "0"]));
+    batch.fails_with(&["batch_size"]);
+    let config = scratch.write("fit.toml", "epoch = 1\n");
+    let unknown = run(fit(&pairs, "multiple_negatives_ranking", &output)
+        .arg("--config")
+        .arg(config));
+    unknown.fails_with(&["fit.toml", "`epoch`", "`epochs`"]);
+    let diverged = run(fit(&pairs, "multiple_negatives_ranking", &output).args([
+        "--loss-option",
+        "scale=1e38",
+        "--warmup",
+        "0",
+    ]));
+    diverged.fails_with(&["training: step"]);
+    scratch.out_is_empty();
+
+    fs::create_dir(&output).unwrap();
+    fs::write(output.join("notes.txt"), "mine").unwrap();
+    let taken = run(fit(&pairs, "multiple_negatives_ranking", &output).arg("--overwrite"));
+    taken.fails_with(&["tuned", "something other than a model"]);
+    assert_eq!(names(&output), ["notes.txt"]);
+}
