@@ -11,7 +11,9 @@ use fin_core::{DeviceSpec, EmbeddingNetwork};
 const SHAPES: [(usize, usize); 4] = [(32, 16), (32, 64), (32, 256), (16, 128)];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let spec: DeviceSpec = std::env::var("FIN_BENCH_DEVICE").unwrap_or_else(|_| "flex".into()).parse()?;
+    let spec: DeviceSpec = std::env::var("FIN_BENCH_DEVICE")
+        .unwrap_or_else(|_| "flex".into())
+        .parse()?;
     let device = spec.open()?;
     let mut criterion = Criterion::default()
         .sample_size(10)
@@ -28,9 +30,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for &(items, tokens) in shapes {
             let batch = fin_benches::batch(items, tokens, &device);
             group.throughput(Throughput::Elements(items as u64));
-            group.bench_function(BenchmarkId::from_parameter(format!("{items}x{tokens}")), |bencher| {
-                bencher.iter(|| black_box(network.embed(&batch).into_data()));
-            });
+            group.bench_function(
+                BenchmarkId::from_parameter(format!("{items}x{tokens}")),
+                |bencher| {
+                    bencher.iter(|| black_box(network.embed(&batch).into_data()));
+                },
+            );
         }
         group.finish();
     }

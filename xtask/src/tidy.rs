@@ -10,12 +10,21 @@ const MAY_DEPEND: [(&str, &[&str]); 5] = [
     ("fin-transformer", &["fin-core"]),
     ("fin-registry", &["fin-core", "fin-transformer"]),
     ("fin-train", &["fin-core"]),
-    ("fin-cli", &["fin-core", "fin-transformer", "fin-registry", "fin-train"]),
+    (
+        "fin-cli",
+        &["fin-core", "fin-transformer", "fin-registry", "fin-train"],
+    ),
 ];
 
 /// What only the device module and the kernels may say.
-const BACKEND_NAMES: [&str; 6] =
-    ["Device::flex", "Device::libtorch", "Device::wgpu", "Device::cuda", "DispatchDevice", "burn_flex"];
+const BACKEND_NAMES: [&str; 6] = [
+    "Device::flex",
+    "Device::libtorch",
+    "Device::wgpu",
+    "Device::cuda",
+    "DispatchDevice",
+    "burn_flex",
+];
 
 pub fn run(args: &[String]) -> Outcome {
     if let Some(arg) = args.first() {
@@ -43,13 +52,20 @@ pub fn run(args: &[String]) -> Outcome {
 fn dependencies(found: &mut Vec<String>) -> Outcome {
     for (name, allowed) in MAY_DEPEND {
         let path = root().join("crates").join(name).join("Cargo.toml");
-        let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         // Tests may depend on anything; what counts is the section that users build.
-        let section = text.split("[dependencies]").nth(1).and_then(|rest| rest.split("\n[").next()).unwrap_or_default();
+        let section = text
+            .split("[dependencies]")
+            .nth(1)
+            .and_then(|rest| rest.split("\n[").next())
+            .unwrap_or_default();
         for line in section.lines().filter(|line| line.starts_with("fin-")) {
             let dependency = line.split(['.', ' ', '=']).next().unwrap_or_default();
             if !allowed.contains(&dependency) {
-                found.push(format!("crates/{name}/Cargo.toml: must not depend on {dependency}"));
+                found.push(format!(
+                    "crates/{name}/Cargo.toml: must not depend on {dependency}"
+                ));
             }
         }
     }
@@ -73,7 +89,15 @@ fn sources(directory: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
 /// Backends are named in one module, in the kernels, and in tests.
 fn backends(file: &Path, text: &str, found: &mut Vec<String>) {
     let name = file.to_string_lossy().replace('\\', "/");
-    if ["/fin-core/src/device.rs", "/fin-core/src/kernels/", "/tests/", "/xtask/"].iter().any(|part| name.contains(part)) {
+    if [
+        "/fin-core/src/device.rs",
+        "/fin-core/src/kernels/",
+        "/tests/",
+        "/xtask/",
+    ]
+    .iter()
+    .any(|part| name.contains(part))
+    {
         return;
     }
     let mut in_tests = false;
@@ -85,7 +109,10 @@ fn backends(file: &Path, text: &str, found: &mut Vec<String>) {
         }
         for backend in BACKEND_NAMES {
             if code.contains(backend) {
-                found.push(format!("{name}:{}: `{backend}` belongs in fin-core's device module or kernels", i + 1));
+                found.push(format!(
+                    "{name}:{}: `{backend}` belongs in fin-core's device module or kernels",
+                    i + 1
+                ));
             }
         }
     }

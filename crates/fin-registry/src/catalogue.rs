@@ -84,6 +84,9 @@ pub struct ModelRow {
     pub description: String,
     /// Upstream repository, `organisation/name` on huggingface.co.
     pub source: String,
+    /// Its name before it moved, which caches may still have.
+    #[serde(default)]
+    pub former_source: Option<String>,
     /// Licence of the weights, as an SPDX expression.
     pub licence: String,
     /// Pooling, where the model's directory has no `modules.json`.

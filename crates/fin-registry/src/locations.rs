@@ -57,15 +57,17 @@ impl Locations {
             looked.push(directory);
         }
         if let Some(hub) = &self.hub {
-            let repository = hub.join(format!("models--{}", row.source.replace('/', "--")));
-            // A missing or unreadable reference is a model that is not there.
-            if let Ok(revision) = std::fs::read_to_string(repository.join("refs/main")) {
-                let directory = repository.join("snapshots").join(revision.trim());
-                if is_model(&directory) {
-                    return Ok(directory);
+            for source in std::iter::once(&row.source).chain(&row.former_source) {
+                let repository = hub.join(format!("models--{}", source.replace('/', "--")));
+                // A missing or unreadable reference is a model that is not there.
+                if let Ok(revision) = std::fs::read_to_string(repository.join("refs/main")) {
+                    let directory = repository.join("snapshots").join(revision.trim());
+                    if is_model(&directory) {
+                        return Ok(directory);
+                    }
                 }
+                looked.push(repository);
             }
-            looked.push(repository);
         }
         Err(not_found(row, &looked))
     }
@@ -148,6 +150,21 @@ mod tests {
             put(&root.join(place));
             assert_eq!(locations.resolve(row).unwrap(), root.join(place));
         }
+    }
+
+    #[test]
+    fn a_cache_under_the_former_name_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = dir.path().join("models--bert-base-cased");
+        put(&repository.join("snapshots/abc"));
+        std::fs::create_dir_all(repository.join("refs")).unwrap();
+        std::fs::write(repository.join("refs/main"), "abc").unwrap();
+        let locations = Locations {
+            by_name: Vec::new(),
+            hub: Some(dir.path().into()),
+        };
+        let found = locations.resolve(find("bert-base-en").unwrap()).unwrap();
+        assert_eq!(found, repository.join("snapshots/abc"));
     }
 
     #[test]

@@ -53,6 +53,9 @@ struct Files {
     verbatim: Vec<(&'static str, Vec<u8>)>,
 }
 
+/// Two special tokens and one of text.
+const MIN_LENGTH: usize = 3;
+
 /// Files that are copied as they are.
 const VERBATIM: [&str; 7] = [
     "config.json",
@@ -141,17 +144,21 @@ impl TextEmbedder {
         }
 
         let limit = config.max_position_embeddings();
-        let max_length = options
-            .max_length
-            .or(layout.max_length)
-            .unwrap_or(limit)
-            .min(limit);
-        if max_length < 3 {
-            return Err(Error::argument(
-                "max-length",
-                format!(
-                    "{max_length} leaves no room for a token between the special ones; accepted: 3 to {limit}"
-                ),
+        // A directory that claims more than its position table holds is cut; a person is told.
+        let max_length = match options.max_length {
+            Some(asked) if (MIN_LENGTH..=limit).contains(&asked) => asked,
+            Some(asked) => {
+                let reason =
+                    format!("{asked} tokens asked for; the model takes {MIN_LENGTH} to {limit}");
+                return Err(Error::argument("max-length", reason));
+            }
+            None => layout.max_length.unwrap_or(limit).min(limit),
+        };
+        if max_length < MIN_LENGTH {
+            return Err(Error::config(
+                directory,
+                "max_seq_length",
+                format!("{max_length} leaves no room for a token between the special ones"),
             ));
         }
         let pad_id = match &config {

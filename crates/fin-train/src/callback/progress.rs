@@ -1,6 +1,7 @@
 //! Progress on stderr.
 
 use std::io::IsTerminal;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use fin_core::{Embedder, Result};
@@ -37,7 +38,7 @@ impl ProgressBar {
             let line = record_line(record);
             match &self.bar {
                 Some(bar) => bar.println(line),
-                None => eprintln!("{line}"),
+                None => say(&line),
             }
         }
         self.shown = records.len();
@@ -103,7 +104,7 @@ impl<E: Embedder> Callback<E> for ProgressBar {
             .last_line
             .is_none_or(|last| last.elapsed() >= LINE_EVERY)
         {
-            eprintln!("{}", line(&progress, loss));
+            say(&line(&progress, loss));
             self.last_line = Some(Instant::now());
         }
         self.show_records(context.records());
@@ -119,13 +120,15 @@ impl<E: Embedder> Callback<E> for ProgressBar {
         self.show_records(context.records());
         match self.bar.take() {
             Some(bar) => bar.finish_and_clear(),
-            None => eprintln!(
-                "{}",
-                line(context.progress(), self.loss.unwrap_or(f64::NAN))
-            ),
+            None => say(&line(context.progress(), self.loss.unwrap_or(f64::NAN))),
         }
         Ok(())
     }
+}
+
+/// A line on stderr. A reader that has gone away is no reason to end a training run.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 #[cfg(test)]
