@@ -48,13 +48,13 @@ pub fn build_model_from(
     Ok(model)
 }
 
-/// A directory without modules has the pooling, normalisation and length of its row.
+/// A directory without modules has the pooling and normalisation of its row. Its length is in its
+/// own configuration.
 fn with_defaults(row: &ModelRow, directory: &Path, options: &ModelOptions) -> ModelOptions {
     let mut options = options.clone();
     if !directory.join("modules.json").is_file() {
         options.pooling.get_or_insert_with(|| vec![row.pooling]);
         options.normalize.get_or_insert(row.normalize);
-        options.max_length.get_or_insert(row.max_length);
     }
     options
 }
@@ -144,10 +144,7 @@ mod tests {
         };
         let options = with_defaults(row, &fixture("bert-tiny-plain"), &chosen);
         assert_eq!(options.pooling, Some(vec![Pooling::Cls]));
-        assert_eq!(
-            (options.normalize, options.max_length),
-            (Some(false), Some(510))
-        );
+        assert_eq!((options.normalize, options.max_length), (Some(false), None));
         assert_eq!(with_defaults(row, &fixture("bert-tiny"), &chosen), chosen);
     }
 }

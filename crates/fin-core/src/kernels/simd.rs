@@ -2,7 +2,7 @@
 //!
 //! Each kernel is plain scalar Rust over slices, written so that the compiler vectorises it:
 //! accumulation over [`LANES`] independent sums, no branches in the inner loops, and polynomial
-//! approximations of `exp` and `erf`.
+//! approximations of `exp` and `erfc`.
 
 use super::Activation;
 
@@ -171,32 +171,30 @@ fn tanh(x: f32) -> f32 {
     y.copysign(x)
 }
 
-/// The error function by a rational minimax approximation on [-4, 4] (odd polynomial of degree 13
-/// over even polynomial of degree 8, the coefficients that Eigen and XLA use), exact to a few
-/// units in the last place.
-#[allow(clippy::excessive_precision)]
+/// `erfc z` for `z ≥ 0` with a relative error of 1.2e-7 everywhere: a Chebyshev fit of
+/// `ln(erfc z · eᶻ² / t)` in `t = 1 / (1 + z/2)` (Press et al., Numerical Recipes, section 6.2).
 #[inline(always)]
-fn erf(x: f32) -> f32 {
-    let x = x.clamp(-4.0, 4.0);
-    let x2 = x * x;
-    let mut p = -2.726_142_258_013_06e-10;
-    p = p * x2 + 2.770_681_424_959_02e-8;
-    p = p * x2 - 2.101_024_020_821_08e-6;
-    p = p * x2 - 5.692_506_394_623_46e-5;
-    p = p * x2 - 7.349_906_303_268_55e-4;
-    p = p * x2 - 2.954_599_808_540_25e-3;
-    p = p * x2 - 1.609_603_332_624_15e-2;
-    let mut q = -1.456_607_184_649_96e-5;
-    q = q * x2 - 2.133_740_552_789_05e-4;
-    q = q * x2 - 1.682_826_974_382_03e-3;
-    q = q * x2 - 7.373_329_167_204_68e-3;
-    q = q * x2 - 1.426_473_904_871_89e-2;
-    x * p / q
+fn erfc_positive(z: f32) -> f32 {
+    let t = 1.0 / (1.0 + 0.5 * z);
+    let mut p = 0.170_872_77;
+    p = p * t - 0.822_152_23;
+    p = p * t + 1.488_515_9;
+    p = p * t - 1.135_204;
+    p = p * t + 0.278_868_07;
+    p = p * t - 0.186_288_06;
+    p = p * t + 0.096_784_18;
+    p = p * t + 0.374_091_96;
+    p = p * t + 1.000_023_7;
+    p = p * t - 1.265_512_2;
+    t * exp(p - z * z)
 }
 
+/// `x·Φ(x)`, from the tail that `x` is on: what is added to 1 or 0 is small and exact, so that
+/// large negative inputs keep their digits.
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
-    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+    let tail = 0.5 * x * erfc_positive(x.abs() * std::f32::consts::FRAC_1_SQRT_2);
+    if x > 0.0 { x - tail } else { tail }
 }
 
 #[inline(always)]
@@ -247,14 +245,8 @@ mod tests {
     }
 
     #[test]
-    fn erf_tanh_and_gelu_are_exact_to_rounding() {
+    fn tanh_and_gelu_are_exact_to_rounding() {
         for x in grid(6.0) {
-            let reference = erf_reference(f64::from(x));
-            assert!(
-                (f64::from(erf(x)) - reference).abs() < 3e-7,
-                "erf({x}) = {}",
-                erf(x)
-            );
             let reference = f64::from(x).tanh();
             let error = (f64::from(tanh(x)) - reference).abs();
             assert!(
@@ -262,9 +254,10 @@ mod tests {
                 "tanh({x}): {error}"
             );
             let reference = 0.5 * f64::from(x) * (1.0 + erf_reference(f64::from(x) / 2f64.sqrt()));
+            let error = (f64::from(gelu(x)) - reference).abs();
             assert!(
-                (f64::from(gelu(x)) - reference).abs() < 6e-7,
-                "gelu({x}) = {}",
+                error <= 2e-7 * f64::from(x.abs()),
+                "gelu({x}) = {}: {error}",
                 gelu(x)
             );
         }
