@@ -93,7 +93,7 @@ pub struct ModelRow {
     pub pooling: Pooling,
     /// Whether embeddings have unit length, where the model's directory has no `modules.json`.
     pub normalize: bool,
-    /// Largest number of tokens, where the model's directory has no `modules.json`.
+    /// Largest number of tokens upstream; the model's own configuration decides.
     pub max_length: usize,
 }
 
