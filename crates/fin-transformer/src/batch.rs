@@ -1,7 +1,7 @@
 //! Token ids on a device.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fin_core::kernels::MASKED_SCORE;
+use fin_core::kernels::{AttentionBias, MASKED_SCORE};
 
 /// Token ids of a batch of texts, padded at the end to the longest.
 #[derive(Debug, Clone)]
@@ -12,6 +12,10 @@ pub struct TokenBatch {
     pub mask: Tensor<2>,
     /// `[batch, seq]`: 0 for a token, [`MASKED_SCORE`] for padding; added to attention scores.
     pub key_bias: Tensor<2>,
+    /// `[batch, seq]`: how many ids up to and including this one are not the padding id; 0 where
+    /// the id is the padding id, be it in the padding or written out in the text. RoBERTa's
+    /// positions follow from it.
+    pub ordinals: Tensor<2, Int>,
 }
 
 impl TokenBatch {
@@ -21,10 +25,16 @@ impl TokenBatch {
         let shape = [ids.len(), seq];
         let mut input_ids = vec![i64::from(pad_id); ids.len() * seq];
         let mut mask = vec![0.0f32; ids.len() * seq];
+        let mut ordinals = vec![0i64; ids.len() * seq];
         for (i, ids) in ids.iter().enumerate() {
+            let mut seen = 0;
             for (j, id) in ids.iter().enumerate() {
                 input_ids[i * seq + j] = i64::from(*id);
                 mask[i * seq + j] = 1.0;
+                if *id != pad_id {
+                    seen += 1;
+                    ordinals[i * seq + j] = seen;
+                }
             }
         }
         let key_bias: Vec<f32> = mask
@@ -35,6 +45,15 @@ impl TokenBatch {
             input_ids: Tensor::from_data(TensorData::new(input_ids, shape), device),
             mask: Tensor::from_data(TensorData::new(mask, shape), device),
             key_bias: Tensor::from_data(TensorData::new(key_bias, shape), device),
+            ordinals: Tensor::from_data(TensorData::new(ordinals, shape), device),
+        }
+    }
+
+    /// What hides the padding from attention.
+    pub(crate) fn attention_bias(&self) -> AttentionBias {
+        AttentionBias {
+            key: self.key_bias.clone(),
+            position: None,
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor};
-use fin_core::kernels::{self, Activation};
+use fin_core::kernels::{self, Activation, AttentionBias};
 use fin_core::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use fin_core::weights::Names;
 use fin_core::{Backbone, Error, Result};
@@ -124,6 +124,17 @@ impl BertConfig {
     /// # Errors
     /// [`Error::Argument`] where `hidden_act` is unknown.
     pub fn init(&self, pooler: bool, device: &Device) -> Result<Bert> {
+        self.init_with(pooler, None, device)
+    }
+
+    /// [`BertConfig::init`] with positions that start after this one, counted over ids that are
+    /// not padding (RoBERTa), where it is given.
+    pub(crate) fn init_with(
+        &self,
+        pooler: bool,
+        padding_position: Option<usize>,
+        device: &Device,
+    ) -> Result<Bert> {
         let hidden_act = Activation::from_name(&self.hidden_act).ok_or_else(|| {
             Error::argument(
                 "hidden_act",
@@ -167,6 +178,7 @@ impl BertConfig {
                 token_type_embeddings: table(self.type_vocab_size),
                 layer_norm: norm(),
                 dropout: dropout(),
+                padding_position,
             },
             encoder: BertEncoder {
                 layer: (0..self.num_hidden_layers).map(|_| layer()).collect(),
@@ -202,6 +214,9 @@ pub struct BertEmbeddings {
     pub layer_norm: LayerNorm,
     /// In training.
     pub dropout: Dropout,
+    /// RoBERTa's row of the position table for padding: tokens have those after it, counted over
+    /// ids that are not padding. BERT has none: tokens have the rows from 0 on.
+    pub padding_position: Option<usize>,
 }
 
 /// The stack of layers.
@@ -282,14 +297,16 @@ impl BertOutput {
 }
 
 impl BertLayer {
-    fn forward(&self, x: Tensor<3>, key_bias: &Tensor<2>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, bias: &AttentionBias) -> Tensor<3> {
         let attention = &self.attention.self_attention;
+        let head_dim = x.dims()[2] / attention.heads;
         let context = kernels::attention(
             attention.query.forward(x.clone()),
             attention.key.forward(x.clone()),
             attention.value.forward(x.clone()),
-            key_bias.clone(),
+            bias,
             attention.heads,
+            kernels::scaled(head_dim),
             &attention.dropout,
         );
         let x = self.attention.output.forward(context, x);
@@ -305,12 +322,20 @@ impl BertEmbeddings {
     fn forward(&self, batch: &TokenBatch) -> Tensor<3> {
         let [count, seq] = batch.dims();
         let words = self.word_embeddings.forward(batch.input_ids.clone());
-        let positions = self.position_embeddings.weight.val().narrow(0, 0, seq);
         let types = self.token_type_embeddings.weight.val().narrow(0, 0, 1);
-        let hidden = positions.dims()[1];
-        let offset = (positions + types)
-            .reshape([1, seq, hidden])
-            .expand([count, seq, hidden]);
+        let hidden = types.dims()[1];
+        let offset = match self.padding_position {
+            None => {
+                let positions = self.position_embeddings.weight.val().narrow(0, 0, seq);
+                (positions + types)
+                    .reshape([1, seq, hidden])
+                    .expand([count, seq, hidden])
+            }
+            Some(padding) => {
+                let positions = batch.ordinals.clone() + padding as i64;
+                self.position_embeddings.forward(positions) + types.reshape([1, 1, hidden])
+            }
+        };
         self.dropout
             .forward(self.layer_norm.forward_residual(words, offset))
     }
@@ -319,9 +344,10 @@ impl BertEmbeddings {
 impl Bert {
     /// The output of the embeddings and of every layer, each `[batch, seq, hidden]`.
     pub fn hidden_states(&self, batch: &TokenBatch) -> Vec<Tensor<3>> {
+        let bias = batch.attention_bias();
         let mut states = vec![self.embeddings.forward(batch)];
         for (i, layer) in self.encoder.layer.iter().enumerate() {
-            states.push(layer.forward(states[i].clone(), &batch.key_bias));
+            states.push(layer.forward(states[i].clone(), &bias));
         }
         states
     }
@@ -366,9 +392,10 @@ impl Backbone for Bert {
 
     fn forward(&self, batch: &TokenBatch) -> Tensor<3> {
         let x = self.embeddings.forward(batch);
+        let bias = batch.attention_bias();
         self.encoder
             .layer
             .iter()
-            .fold(x, |x, layer| layer.forward(x, &batch.key_bias))
+            .fold(x, |x, layer| layer.forward(x, &bias))
     }
 }

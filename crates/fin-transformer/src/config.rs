@@ -8,6 +8,8 @@ use serde::de::DeserializeOwned;
 
 use crate::bert::BertConfig;
 use crate::distilbert::DistilBertConfig;
+use crate::t5::T5Config;
+use crate::xlm_roberta::XlmRobertaConfig;
 
 /// The architecture that a `config.json` describes.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,7 +18,22 @@ pub enum BackboneConfig {
     Bert(BertConfig),
     /// `model_type: distilbert`.
     DistilBert(DistilBertConfig),
+    /// `model_type: xlm-roberta`, `roberta` or `camembert`.
+    XlmRoberta(XlmRobertaConfig),
+    /// `model_type: t5` or `mt5`; the encoder is used.
+    T5(T5Config),
 }
+
+/// Values of `model_type` that are built.
+const MODEL_TYPES: [&str; 7] = [
+    "bert",
+    "distilbert",
+    "xlm-roberta",
+    "roberta",
+    "camembert",
+    "t5",
+    "mt5",
+];
 
 impl BackboneConfig {
     /// Reads and checks a `config.json`.
@@ -29,33 +46,45 @@ impl BackboneConfig {
         let config = match value.get("model_type").and_then(|v| v.as_str()) {
             Some("bert") => Self::Bert(from_value(path, value)?),
             Some("distilbert") => Self::DistilBert(from_value(path, value)?),
-            Some(other) => {
-                return Err(Error::config(
-                    path,
-                    "model_type",
-                    format!("`{other}` is not supported; supported: bert, distilbert"),
-                ));
+            Some("xlm-roberta" | "roberta" | "camembert") => {
+                Self::XlmRoberta(from_value(path, value)?)
             }
-            None => {
-                return Err(Error::config(
-                    path,
-                    "model_type",
-                    "missing; expected bert or distilbert",
-                ));
+            Some("t5" | "mt5") => Self::T5(from_value(path, value)?),
+            other => {
+                let found = other.map_or("missing".into(), |name| {
+                    format!("`{name}` is not supported")
+                });
+                let supported = MODEL_TYPES.join(", ");
+                let reason = format!("{found}; supported: {supported}");
+                return Err(Error::config(path, "model_type", reason));
             }
         };
         match &config {
             Self::Bert(config) => config.check(path)?,
             Self::DistilBert(config) => config.check(path)?,
+            Self::XlmRoberta(config) => config.check(path)?,
+            Self::T5(config) => config.check(path)?,
         }
         Ok(config)
     }
 
-    /// Largest number of tokens that the position table holds.
-    pub fn max_position_embeddings(&self) -> usize {
+    /// Largest number of tokens that the position table has rows for; `None` where there is no
+    /// table (T5).
+    pub fn max_tokens(&self) -> Option<usize> {
         match self {
-            Self::Bert(config) => config.max_position_embeddings,
-            Self::DistilBert(config) => config.max_position_embeddings,
+            Self::Bert(config) => Some(config.max_position_embeddings),
+            Self::DistilBert(config) => Some(config.max_position_embeddings),
+            Self::XlmRoberta(config) => Some(config.max_tokens()),
+            Self::T5(_) => None,
+        }
+    }
+
+    /// Number of tokens that the model was pretrained with, where that is known and not
+    /// [`BackboneConfig::max_tokens`].
+    pub fn pretrained_tokens(&self) -> Option<usize> {
+        match self {
+            Self::T5(config) => config.n_positions,
+            _ => self.max_tokens(),
         }
     }
 
@@ -64,6 +93,8 @@ impl BackboneConfig {
         match self {
             Self::Bert(config) => config.vocab_size,
             Self::DistilBert(config) => config.vocab_size,
+            Self::XlmRoberta(config) => config.bert.vocab_size,
+            Self::T5(config) => config.vocab_size,
         }
     }
 
@@ -72,14 +103,28 @@ impl BackboneConfig {
         match self {
             Self::Bert(config) => config.hidden_size,
             Self::DistilBert(config) => config.dim,
+            Self::XlmRoberta(config) => config.bert.hidden_size,
+            Self::T5(config) => config.d_model,
         }
     }
 
-    /// `model_type` in `config.json`.
+    /// Id that batches are padded with, where the configuration says so.
+    pub fn pad_token_id(&self) -> Option<u32> {
+        match self {
+            Self::Bert(config) => config.pad_token_id,
+            Self::DistilBert(config) => config.pad_token_id,
+            Self::XlmRoberta(config) => Some(config.pad_token_id()),
+            Self::T5(config) => config.pad_token_id,
+        }
+    }
+
+    /// The architecture, under the `model_type` of its first model.
     pub fn model_type(&self) -> &'static str {
         match self {
             Self::Bert(_) => "bert",
             Self::DistilBert(_) => "distilbert",
+            Self::XlmRoberta(_) => "xlm-roberta",
+            Self::T5(_) => "t5",
         }
     }
 }

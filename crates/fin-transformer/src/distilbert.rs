@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor};
-use fin_core::kernels::{self, Activation};
+use fin_core::kernels::{self, Activation, AttentionBias};
 use fin_core::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use fin_core::weights::Names;
 use fin_core::{Backbone, Error, Result};
@@ -202,14 +202,16 @@ pub struct DistilBertFeedForward {
 }
 
 impl DistilBertLayer {
-    fn forward(&self, x: Tensor<3>, key_bias: &Tensor<2>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, bias: &AttentionBias) -> Tensor<3> {
         let attention = &self.attention;
+        let head_dim = x.dims()[2] / attention.heads;
         let context = kernels::attention(
             attention.q_lin.forward(x.clone()),
             attention.k_lin.forward(x.clone()),
             attention.v_lin.forward(x.clone()),
-            key_bias.clone(),
+            bias,
             attention.heads,
+            kernels::scaled(head_dim),
             &attention.dropout,
         );
         let x = self
@@ -239,9 +241,10 @@ impl DistilBertEmbeddings {
 impl DistilBert {
     /// The output of the embeddings and of every layer, each `[batch, seq, dim]`.
     pub fn hidden_states(&self, batch: &TokenBatch) -> Vec<Tensor<3>> {
+        let bias = batch.attention_bias();
         let mut states = vec![self.embeddings.forward(batch)];
         for (i, layer) in self.transformer.layer.iter().enumerate() {
-            states.push(layer.forward(states[i].clone(), &batch.key_bias));
+            states.push(layer.forward(states[i].clone(), &bias));
         }
         states
     }
@@ -273,9 +276,10 @@ impl Backbone for DistilBert {
 
     fn forward(&self, batch: &TokenBatch) -> Tensor<3> {
         let x = self.embeddings.forward(batch);
+        let bias = batch.attention_bias();
         self.transformer
             .layer
             .iter()
-            .fold(x, |x, layer| layer.forward(x, &batch.key_bias))
+            .fold(x, |x, layer| layer.forward(x, &bias))
     }
 }

@@ -15,7 +15,9 @@ use crate::config::BackboneConfig;
 use crate::directory::{self, DenseFiles, Layout};
 use crate::distilbert::DistilBert;
 use crate::network::{Dense, TextBackbone, TextNetwork};
+use crate::t5::T5Encoder;
 use crate::tokenizer::{TextTokenizer, TokenizedText};
+use crate::xlm_roberta;
 
 /// What to change of a model as its directory describes it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -55,6 +57,9 @@ struct Files {
 
 /// Two special tokens and one of text.
 const MIN_LENGTH: usize = 3;
+
+/// Largest number of tokens where neither the directory nor the position table says one.
+const DEFAULT_LENGTH: usize = 512;
 
 /// Files that are copied as they are.
 const VERBATIM: [&str; 7] = [
@@ -143,16 +148,24 @@ impl TextEmbedder {
             network.dense.push(Dense::projection(width, dim, device));
         }
 
-        let limit = config.max_position_embeddings();
+        let limit = config.max_tokens();
+        let largest = limit.unwrap_or(usize::MAX);
         // A directory that claims more than its position table holds is cut; a person is told.
         let max_length = match options.max_length {
-            Some(asked) if (MIN_LENGTH..=limit).contains(&asked) => asked,
+            Some(asked) if (MIN_LENGTH..=largest).contains(&asked) => asked,
             Some(asked) => {
-                let reason =
-                    format!("{asked} tokens asked for; the model takes {MIN_LENGTH} to {limit}");
+                let takes = match limit {
+                    Some(limit) => format!("{MIN_LENGTH} to {limit}"),
+                    None => format!("at least {MIN_LENGTH}"),
+                };
+                let reason = format!("{asked} tokens asked for; the model takes {takes}");
                 return Err(Error::argument("max-length", reason));
             }
-            None => layout.max_length.unwrap_or(limit).min(limit),
+            None => layout
+                .max_length
+                .or(config.pretrained_tokens())
+                .unwrap_or(DEFAULT_LENGTH)
+                .min(largest),
         };
         if max_length < MIN_LENGTH {
             return Err(Error::config(
@@ -161,10 +174,7 @@ impl TextEmbedder {
                 format!("{max_length} leaves no room for a token between the special ones"),
             ));
         }
-        let pad_id = match &config {
-            BackboneConfig::Bert(config) => config.pad_token_id,
-            BackboneConfig::DistilBert(config) => config.pad_token_id,
-        };
+        let pad_id = config.pad_token_id();
         let tokenizer =
             TextTokenizer::open(&layout.transformer, max_length, config.vocab_size(), pad_id)?
                 .lower_case(layout.do_lower_case);
@@ -265,10 +275,7 @@ impl TextEmbedder {
             let normalize = directory.join(format!("{}_Normalize", dense.len() + 2));
             std::fs::create_dir_all(&normalize).map_err(Error::io(&normalize, "create"))?;
         }
-        let tensors = match &network.backbone {
-            TextBackbone::Bert(model) => weights::state_dict(model, &Bert::names()),
-            TextBackbone::DistilBert(model) => weights::state_dict(model, &DistilBert::names()),
-        };
+        let tensors = network.backbone.state_dict();
         weights::save(directory.join("model.safetensors"), &tensors)?;
         for (i, head) in network.dense.iter().enumerate() {
             let tensors = weights::state_dict(head, &Names::default());
@@ -293,20 +300,32 @@ fn load_backbone(
         }
         names
     };
+    let pooler = |names: &Names| {
+        let key = format!("{}pooler.dense.weight", names.prefix);
+        checkpoint.get(&key).is_some()
+    };
     match config {
         BackboneConfig::Bert(config) => {
             let names = with_prefix(Bert::names(), "bert.");
-            let pooler = checkpoint
-                .get(&format!("{}pooler.dense.weight", names.prefix))
-                .is_some();
-            let (model, report) =
-                weights::load(config.init(pooler, device)?, checkpoint, &names, device)?;
+            let model = config.init(pooler(&names), device)?;
+            let (model, report) = weights::load(model, checkpoint, &names, device)?;
             Ok((TextBackbone::Bert(model), report))
         }
         BackboneConfig::DistilBert(config) => {
             let names = with_prefix(DistilBert::names(), "distilbert.");
             let (model, report) = weights::load(config.init(device)?, checkpoint, &names, device)?;
             Ok((TextBackbone::DistilBert(model), report))
+        }
+        BackboneConfig::XlmRoberta(config) => {
+            let names = with_prefix(xlm_roberta::names(), "roberta.");
+            let model = config.init(pooler(&names), device)?;
+            let (model, report) = weights::load(model, checkpoint, &names, device)?;
+            Ok((TextBackbone::XlmRoberta(model), report))
+        }
+        BackboneConfig::T5(config) => {
+            let names = T5Encoder::names();
+            let (model, report) = weights::load(config.init(device)?, checkpoint, &names, device)?;
+            Ok((TextBackbone::T5(model), report))
         }
     }
 }
@@ -362,10 +381,7 @@ impl Embedder for TextEmbedder {
     }
 
     fn names(&self) -> Names {
-        match &self.network.backbone {
-            TextBackbone::Bert(_) => Bert::names(),
-            TextBackbone::DistilBert(_) => DistilBert::names(),
-        }
+        self.network.backbone.names()
     }
 
     fn save(&self, directory: &Path) -> Result<()> {

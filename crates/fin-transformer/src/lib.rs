@@ -1,4 +1,4 @@
-//! Text embedding models: BERT and DistilBERT with their tokenizers, in and out of Hugging Face
+//! Text embedding models: BERT, DistilBERT, XLM-RoBERTa and T5 encoders with their tokenizers, in and out of Hugging Face
 //! and sentence-transformers directories.
 //!
 //! [`TextEmbedder`] is what most programs want: it opens a directory, encodes texts, is trained
@@ -17,7 +17,7 @@
 //! # Ok::<(), fin_core::Error>(())
 //! ```
 //!
-//! [`bert`] and [`distilbert`] hold the networks for use without the rest.
+//! [`bert`], [`distilbert`], [`xlm_roberta`] and [`t5`] hold the networks for use without the rest.
 
 pub mod batch;
 pub mod bert;
@@ -26,7 +26,9 @@ mod directory;
 pub mod distilbert;
 mod embedder;
 mod network;
+pub mod t5;
 mod tokenizer;
+pub mod xlm_roberta;
 
 pub use batch::TokenBatch;
 pub use config::BackboneConfig;

@@ -4,11 +4,14 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use fin_core::kernels::Activation;
 use fin_core::nn::{Linear, LinearConfig};
+use fin_core::weights::{self, Names};
 use fin_core::{Backbone, EmbeddingNetwork, Pooling, l2_normalize};
 
 use crate::batch::TokenBatch;
 use crate::bert::Bert;
 use crate::distilbert::DistilBert;
+use crate::t5::T5Encoder;
+use crate::xlm_roberta;
 
 /// One of the architectures.
 #[derive(Module, Debug)]
@@ -18,6 +21,10 @@ pub enum TextBackbone {
     Bert(Bert),
     /// DistilBERT.
     DistilBert(DistilBert),
+    /// XLM-RoBERTa: BERT's layers with positions of its own.
+    XlmRoberta(Bert),
+    /// T5's encoder.
+    T5(T5Encoder),
 }
 
 impl TextBackbone {
@@ -26,6 +33,28 @@ impl TextBackbone {
         match self {
             Self::Bert(model) => model.hidden_states(batch),
             Self::DistilBert(model) => model.hidden_states(batch),
+            Self::XlmRoberta(model) => model.hidden_states(batch),
+            Self::T5(model) => model.hidden_states(batch),
+        }
+    }
+
+    /// How the parameter paths of the model within map to upstream key names.
+    pub fn names(&self) -> Names {
+        match self {
+            Self::Bert(_) => Bert::names(),
+            Self::DistilBert(_) => DistilBert::names(),
+            Self::XlmRoberta(_) => xlm_roberta::names(),
+            Self::T5(_) => T5Encoder::names(),
+        }
+    }
+
+    /// The parameters under upstream's key names.
+    pub(crate) fn state_dict(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+        let names = self.names();
+        match self {
+            Self::Bert(model) | Self::XlmRoberta(model) => weights::state_dict(model, &names),
+            Self::DistilBert(model) => weights::state_dict(model, &names),
+            Self::T5(model) => weights::state_dict(model, &names),
         }
     }
 }
@@ -37,6 +66,8 @@ impl Backbone for TextBackbone {
         match self {
             Self::Bert(model) => model.hidden_size(),
             Self::DistilBert(model) => model.hidden_size(),
+            Self::XlmRoberta(model) => model.hidden_size(),
+            Self::T5(model) => model.hidden_size(),
         }
     }
 
@@ -44,6 +75,8 @@ impl Backbone for TextBackbone {
         match self {
             Self::Bert(model) => model.forward(batch),
             Self::DistilBert(model) => model.forward(batch),
+            Self::XlmRoberta(model) => model.forward(batch),
+            Self::T5(model) => model.forward(batch),
         }
     }
 }

@@ -211,6 +211,21 @@ fn distilbert_with_a_dense_head() {
 }
 
 #[test]
+fn xlm_roberta() {
+    stages("xlm-roberta-tiny");
+}
+
+#[test]
+fn t5() {
+    stages("t5-tiny");
+}
+
+#[test]
+fn t5_gated_from_a_whole_checkpoint() {
+    stages("t5-tiny-gated");
+}
+
+#[test]
 fn a_classic_directory_and_a_prompt() {
     let reference = Reference::open("bert-tiny.reference");
     let device = DeviceSpec::Flex.open().unwrap();
@@ -249,14 +264,25 @@ fn a_classic_directory_and_a_prompt() {
 /// The same text alone, padded, and in another order: under 1e-5 apart.
 #[test]
 fn padding_and_order_do_not_leak() {
-    let reference = Reference::open("bert-tiny.reference");
+    for name in [
+        "bert-tiny",
+        "distilbert-tiny",
+        "xlm-roberta-tiny",
+        "t5-tiny",
+    ] {
+        padding_and_order(name);
+    }
+}
+
+fn padding_and_order(name: &str) {
+    let reference = Reference::open(&format!("{name}.reference"));
     for spec in devices() {
         let device = spec.open().unwrap();
         let options = TextOptions {
             normalize: Some(false),
             ..TextOptions::default()
         };
-        let model = TextEmbedder::open(fixtures().join("bert-tiny"), &options, &device).unwrap();
+        let model = TextEmbedder::open(fixtures().join(name), &options, &device).unwrap();
         let tokenized = model.preprocess(&reference.texts()).unwrap();
         let embed = |items: &[usize]| -> Vec<Vec<f32>> {
             let items: Vec<_> = items.iter().map(|&i| &tokenized[i]).collect();
@@ -273,12 +299,8 @@ fn padding_and_order_do_not_leak() {
         for i in order {
             let alone = &embed(&[i])[0];
             for other in [&padded[i], &backwards[tokenized.len() - 1 - i]] {
-                let worst = alone
-                    .iter()
-                    .zip(other)
-                    .map(|(a, b)| (a - b).abs())
-                    .fold(0.0, f32::max);
-                assert!(worst < 1e-5, "{spec}: text {i} moves by {worst}");
+                let error = relative(other, alone);
+                assert!(error < 1e-5, "{name} on {spec}: text {i} moves by {error}");
             }
         }
     }
@@ -339,7 +361,8 @@ impl ModuleVisitor for GradientCheck<'_> {
             return;
         }
         let gradient = gradient.unwrap_or_else(|| panic!("{key} has no gradient"));
-        let expected = self.reference.read_f32(&format!("grad.{key}")).unwrap();
+        let reference = format!("grad.{key}");
+        let expected = self.reference.read_f32(&reference).unwrap();
         check(
             &format!("{}: {key}", self.label),
             &values(gradient),
@@ -383,9 +406,93 @@ const PARAMETERS: usize = 5 + 2 * 16 - 2;
 fn bert_of(network: &mut TextNetwork) -> &mut Bert {
     match &mut network.backbone {
         TextBackbone::Bert(bert) => bert,
-        TextBackbone::DistilBert(_) => panic!("the fixture is a BERT"),
+        _ => panic!("the fixture is a BERT"),
     }
 }
+
+/// Switches every dropout of a network off.
+fn switch_dropout_off(network: &mut TextNetwork) {
+    match &mut network.backbone {
+        TextBackbone::Bert(bert) | TextBackbone::XlmRoberta(bert) => {
+            bert.embeddings.dropout.prob = 0.0;
+            for layer in &mut bert.encoder.layer {
+                layer.attention.self_attention.dropout.prob = 0.0;
+                layer.attention.output.dropout.prob = 0.0;
+                layer.output.dropout.prob = 0.0;
+            }
+        }
+        TextBackbone::T5(t5) => {
+            t5.encoder.dropout.prob = 0.0;
+            for block in &mut t5.encoder.block {
+                block.attention_layer.self_attention.dropout.prob = 0.0;
+                block.attention_layer.dropout.prob = 0.0;
+                block.feed_forward_layer.dense.dropout.prob = 0.0;
+                block.feed_forward_layer.dropout.prob = 0.0;
+            }
+        }
+        TextBackbone::DistilBert(_) => panic!("no gradient fixture is a DistilBERT"),
+    }
+}
+
+/// The loss of the pairs and its gradient with respect to every parameter.
+#[test]
+fn gradients() {
+    for (name, parameters) in [
+        ("xlm-roberta-tiny", PARAMETERS),
+        ("t5-tiny", T5_PARAMETERS),
+        ("t5-tiny-gated", T5_PARAMETERS + 2),
+    ] {
+        let reference = Reference::open(&format!("{name}.gradients"));
+        let pairs = reference.json["pairs"].as_array().unwrap();
+        let column = |side: &str| -> Vec<String> {
+            let text = |pair: &Value| pair[side].as_str().unwrap().to_string();
+            pairs.iter().map(text).collect()
+        };
+        let score = |pair: &Value| pair["score"].as_f64().unwrap() as f32;
+        let scores: Vec<f32> = pairs.iter().map(score).collect();
+        for spec in devices() {
+            let tolerance = f32_tolerance(spec);
+            let plain = spec.open().unwrap();
+            let device: Device = plain.clone().autodiff();
+            let options = TextOptions::default();
+            let model = TextEmbedder::open(fixtures().join(name), &options, &plain).unwrap();
+            let mut network = model.network().clone().train();
+            switch_dropout_off(&mut network);
+            let embed = |side: &str| {
+                let tokenized = model.preprocess(&column(side)).unwrap();
+                let batch: Vec<_> = tokenized.iter().collect();
+                let batch = model.collate(&batch, &device).unwrap();
+                l2_normalize(network.embed_unnormalized(&batch))
+            };
+            let cosine = (embed("sentence1") * embed("sentence2")).sum_dim(1);
+            let target = Tensor::<1>::from_floats(scores.as_slice(), &device);
+            let loss = (cosine.reshape([-1]) - target).square().mean();
+            let expected = reference.json["loss"].as_f64().unwrap() as f32;
+            let found = loss.clone().into_scalar::<f32>();
+            let label = format!("{name} on {spec}: loss");
+            check(&label, &[found], &[expected], tolerance);
+            let gradients = loss.backward();
+            let mut check = GradientCheck {
+                gradients: &gradients,
+                reference: &reference.tensors,
+                names: network.backbone.names(),
+                path: Vec::new(),
+                tolerance,
+                label: format!("{name} on {spec}: gradient"),
+                checked: 0,
+            };
+            match &network.backbone {
+                TextBackbone::XlmRoberta(model) => model.visit(&mut check),
+                TextBackbone::T5(model) => model.visit(&mut check),
+                other => panic!("no gradient fixture is {other:?}"),
+            }
+            assert_eq!(check.checked, parameters, "{name}");
+        }
+    }
+}
+
+/// The word table, the relative positions, 8 a block, and the final norm.
+const T5_PARAMETERS: usize = 1 + 1 + 2 * 8 + 1;
 
 /// Three steps of AdamW with clipping on the cosine similarity loss: gradients, losses, and the
 /// parameters they lead to.
@@ -416,13 +523,7 @@ fn training_steps() {
         .unwrap();
         // On the autodiff device, with dropout off.
         let mut network = model.network().clone().train();
-        let without_dropout = bert_of(&mut network);
-        without_dropout.embeddings.dropout.prob = 0.0;
-        for layer in &mut without_dropout.encoder.layer {
-            layer.attention.self_attention.dropout.prob = 0.0;
-            layer.attention.output.dropout.prob = 0.0;
-            layer.output.dropout.prob = 0.0;
-        }
+        switch_dropout_off(&mut network);
         let mut optimizer = AdamW::new(AdamWConfig {
             max_grad_norm: limit,
             ..AdamWConfig::default()

@@ -7,8 +7,8 @@ use burn_flex::FlexTensor;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::Activation;
 use super::simd;
+use super::{Activation, AttentionBias};
 
 /// Operations that `flex` runs in fused form.
 ///
@@ -35,13 +35,21 @@ pub(super) trait FinKernels: Backend {
         eps: f64,
     ) -> FloatTensor<Self>;
 
+    /// See [`super::rms_norm`].
+    fn fin_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64)
+    -> FloatTensor<Self>;
+
     /// See [`super::attention`].
+    #[allow(clippy::too_many_arguments)]
     fn fin_attention(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
         value: FloatTensor<Self>,
         key_bias: FloatTensor<Self>,
+        position_bias: FloatTensor<Self>,
+        has_position_bias: bool,
         heads: usize,
+        scale: f64,
     ) -> FloatTensor<Self>;
 }
 
@@ -81,19 +89,33 @@ pub(super) fn layer_norm<const D: usize>(
     ))
 }
 
+pub(super) fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as FinKernels>::fin_rms_norm(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        eps,
+    ))
+}
+
 pub(super) fn attention(
     query: Tensor<3>,
     key: Tensor<3>,
     value: Tensor<3>,
-    key_bias: Tensor<2>,
+    bias: AttentionBias,
     heads: usize,
+    scale: f64,
 ) -> Tensor<3> {
+    let key_bias = bias.key.into_dispatch();
+    let has_position_bias = bias.position.is_some();
     Tensor::from_dispatch(<Dispatch as FinKernels>::fin_attention(
         query.into_dispatch(),
         key.into_dispatch(),
         value.into_dispatch(),
-        key_bias.into_dispatch(),
+        key_bias.clone(),
+        bias.position.map_or(key_bias, Tensor::into_dispatch),
+        has_position_bias,
         heads,
+        scale,
     ))
 }
 
@@ -209,12 +231,30 @@ impl FinKernels for Flex {
         x
     }
 
+    fn fin_rms_norm(x: FlexTensor, weight: FlexTensor, eps: f64) -> FlexTensor {
+        // The input lives on as the residual, so the output is a new tensor.
+        let x = Contiguous::new(x);
+        let weight = Contiguous::new(weight);
+        let dims = x.dims();
+        let width = dims.last().copied().unwrap_or(1).max(1);
+        assert_eq!(weight.values().len(), width, "rms_norm: weight length");
+        let mut y = vec![0.0f32; x.values().len()];
+        let chunk = rows_per_task(y.len() / width) * width;
+        y.par_chunks_mut(chunk)
+            .zip(x.values().par_chunks(chunk))
+            .for_each(|(y, x)| simd::rms_norm(y, x, weight.values(), eps as f32));
+        output(y, dims)
+    }
+
     fn fin_attention(
         query: FlexTensor,
         key: FlexTensor,
         value: FlexTensor,
         key_bias: FlexTensor,
+        position_bias: FlexTensor,
+        has_position_bias: bool,
         heads: usize,
+        scale: f64,
     ) -> FlexTensor {
         let query = Contiguous::new(query);
         let key = Contiguous::new(key);
@@ -233,7 +273,16 @@ impl FinKernels for Flex {
             "attention: {hidden} does not split into {heads} heads"
         );
         let head_dim = hidden / heads;
-        let scale = (head_dim as f32).powf(-0.5);
+        let scale = scale as f32;
+        let position = has_position_bias.then(|| Contiguous::new(position_bias));
+        if let Some(position) = &position {
+            assert_eq!(
+                position.dims(),
+                [heads, seq, seq],
+                "attention: position bias shape"
+            );
+        }
+        let position = position.as_ref().map(Contiguous::values);
 
         let mut out = vec![0.0f32; batch * seq * hidden];
         out.par_chunks_mut((seq * hidden).max(1))
@@ -277,7 +326,9 @@ impl FinKernels for Flex {
                             false,
                             Parallelism::None,
                         );
-                        simd::softmax_rows(&mut scores, bias, scale);
+                        let position =
+                            position.map(|p| &p[head * seq * seq..(head + 1) * seq * seq]);
+                        simd::softmax_rows(&mut scores, bias, position, scale);
                         gemm::gemm(
                             nq,
                             nd,

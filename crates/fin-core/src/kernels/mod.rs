@@ -133,37 +133,67 @@ pub fn layer_norm<const D: usize>(
     burn::tensor::module::layer_norm(x, weight, Some(bias), eps)
 }
 
+/// Root-mean-square normalisation over the last axis (Zhang and Sennrich 2019), as T5 has it:
+/// `x / √(mean(x²) + eps) · weight`, without centring and without a bias; `weight` is `[hidden]`.
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if is_fast(&x) {
+        return flex::rms_norm(x, weight, eps);
+    }
+    let scale = x.clone().square().mean_dim(D - 1) + eps;
+    x / scale.sqrt() * weight.unsqueeze()
+}
+
 /// Added to the attention scores of a padding key: large enough that its share is exactly zero,
 /// small enough that no sum overflows.
 pub const MASKED_SCORE: f32 = f32::MIN / 2.0;
 
-/// Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2), unprojected.
+/// What is added to attention scores before the softmax.
+#[derive(Debug, Clone)]
+pub struct AttentionBias {
+    /// `[batch, seq]`, added to every score of its key: 0 for a token, [`MASKED_SCORE`] for
+    /// padding.
+    pub key: Tensor<2>,
+    /// `[heads, seq, seq]`, added to the score of its query and key (T5's relative positions).
+    pub position: Option<Tensor<3>>,
+}
+
+/// Multi-head dot-product attention (Vaswani et al. 2017, section 3.2), unprojected.
 ///
-/// `query`, `key` and `value` are `[batch, seq, heads · head_dim]`; `key_bias` `[batch, seq]` is
-/// added to every score of its key: 0 for a token, [`MASKED_SCORE`] for padding. `dropout` acts
-/// on the attention weights, in training alone. Returns `[batch, seq, heads · head_dim]`.
+/// `query`, `key` and `value` are `[batch, seq, heads · head_dim]`; scores are multiplied by
+/// `scale` ([`scaled`] gives the usual one, T5 has 1) before `bias` is added. `dropout` acts on
+/// the attention weights, in training alone. Returns `[batch, seq, heads · head_dim]`.
 pub fn attention(
     query: Tensor<3>,
     key: Tensor<3>,
     value: Tensor<3>,
-    key_bias: Tensor<2>,
+    bias: &AttentionBias,
     heads: usize,
+    scale: f64,
     dropout: &Dropout,
 ) -> Tensor<3> {
     #[cfg(feature = "flex")]
     if is_fast(&query) {
-        return flex::attention(query, key, value, key_bias, heads);
+        return flex::attention(query, key, value, bias.clone(), heads, scale);
     }
     let [batch, seq, hidden] = query.dims();
     let head_dim = hidden / heads;
     let split = |x: Tensor<3>| x.reshape([batch, seq, heads, head_dim]).swap_dims(1, 2);
-    let scores = (split(query) * (head_dim as f64).powf(-0.5)).matmul(split(key).swap_dims(2, 3));
-    let scores = scores + key_bias.reshape([batch, 1, 1, seq]);
+    let mut scores = split(query).matmul(split(key).swap_dims(2, 3)) * scale;
+    if let Some(position) = &bias.position {
+        scores = scores + position.clone().unsqueeze();
+    }
+    let scores = scores + bias.key.clone().reshape([batch, 1, 1, seq]);
     let weights = dropout.forward(softmax(scores, 3));
     weights
         .matmul(split(value))
         .swap_dims(1, 2)
         .reshape([batch, seq, hidden])
+}
+
+/// `1 / √head_dim`, the scale of scores in scaled dot-product attention.
+pub fn scaled(head_dim: usize) -> f64 {
+    (head_dim as f64).powf(-0.5)
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -244,6 +274,19 @@ mod tests {
     }
 
     #[test]
+    fn rms_norm_agrees_with_its_portable_form() {
+        let device = Device::flex();
+        device.seed(4);
+        for width in [1, 5, 16, 31, 384] {
+            let x = random([3, 4, width], &device) + 2.0;
+            let w = random([width], &device);
+            let fast = rms_norm(x.clone(), w.clone(), 1e-6);
+            let error = relative(fast, rms_norm(lift(&x), lift(&w), 1e-6));
+            assert!(error < 1e-6, "{width}: {error}");
+        }
+    }
+
+    #[test]
     fn attention_agrees_with_its_portable_form_and_ignores_padding() {
         let device = Device::flex();
         device.seed(3);
@@ -258,17 +301,21 @@ mod tests {
                 }
             }
             let bias = Tensor::<1>::from_floats(bias.as_slice(), &device).reshape([batch, seq]);
-            let fast = attention(
-                q.clone(),
-                k.clone(),
-                v.clone(),
-                bias.clone(),
-                heads,
-                &dropout,
-            );
-            let slow = attention(lift(&q), lift(&k), lift(&v), lift(&bias), heads, &dropout);
-            let error = relative(fast.clone(), slow);
-            assert!(error < 2e-6, "{seq}: {error}");
+            let position = random([heads, seq, seq], &device);
+            for (position, scale) in [(None, scaled(head_dim)), (Some(position), 1.0)] {
+                let lifted = AttentionBias {
+                    key: lift(&bias),
+                    position: position.as_ref().map(lift),
+                };
+                let key = bias.clone();
+                let fast = AttentionBias { key, position };
+                let [fq, fk, fv] = [&q, &k, &v].map(Tensor::clone);
+                let fast = attention(fq, fk, fv, &fast, heads, scale, &dropout);
+                let [lq, lk, lv] = [&q, &k, &v].map(lift);
+                let slow = attention(lq, lk, lv, &lifted, heads, scale, &dropout);
+                let error = relative(fast, slow);
+                assert!(error < 2e-6, "{seq}: {error}");
+            }
 
             // What stands at a padding position must not matter.
             let padding = bias
@@ -276,9 +323,14 @@ mod tests {
                 .lower_elem(-1.0)
                 .unsqueeze_dim::<3>(2)
                 .expand([batch, seq, hidden]);
-            let changed = k.mask_fill(padding.clone(), 1e3);
-            let changed_v = v.mask_fill(padding, -1e3);
-            let other = attention(q, changed, changed_v, bias, heads, &dropout);
+            let bias = AttentionBias {
+                key: bias,
+                position: None,
+            };
+            let changed = k.clone().mask_fill(padding.clone(), 1e3);
+            let changed_v = v.clone().mask_fill(padding, -1e3);
+            let fast = attention(q.clone(), k, v, &bias, heads, 1.0, &dropout);
+            let other = attention(q, changed, changed_v, &bias, heads, 1.0, &dropout);
             other.into_data().assert_eq(&fast.into_data(), true);
         }
     }

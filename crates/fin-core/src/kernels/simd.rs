@@ -89,21 +89,44 @@ multiversion! {
 }
 
 multiversion! {
-    /// Softmax over every row of `scores * scale + bias`, in place; `bias` is as long as a row.
-    pub(super) fn softmax_rows(scores: &mut [f32], bias: &[f32], scale: f32) {
-        for row in scores.chunks_exact_mut(bias.len().max(1)) {
+    /// Root-mean-square normalisation of every row of `x` into `y`.
+    pub(super) fn rms_norm(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+        let width = weight.len();
+        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            let mean = sum(x, |x| x * x) / width as f32;
+            let scale = 1.0 / (mean + eps).sqrt();
+            for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+                *y = x * scale * w;
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Softmax over every row of `scores * scale + position + bias`, in place; `bias` is as long
+    /// as a row, `position` as long as `scores`.
+    pub(super) fn softmax_rows(scores: &mut [f32], bias: &[f32], position: Option<&[f32]>, scale: f32) {
+        let width = bias.len().max(1);
+        for (i, row) in scores.chunks_exact_mut(width).enumerate() {
+            if let Some(position) = position {
+                for (x, p) in row.iter_mut().zip(&position[i * width..(i + 1) * width]) {
+                    *x = *x * scale + p;
+                }
+            } else {
+                row.iter_mut().for_each(|x| *x *= scale);
+            }
             let mut lanes = [f32::MIN; LANES];
             let (head, tail) = row.as_chunks_mut::<LANES>();
             let (head_bias, tail_bias) = bias.as_chunks::<LANES>();
             for (chunk, bias) in head.iter_mut().zip(head_bias) {
                 for ((x, b), lane) in chunk.iter_mut().zip(bias).zip(&mut lanes) {
-                    *x = *x * scale + b;
+                    *x += b;
                     *lane = if *x > *lane { *x } else { *lane };
                 }
             }
             let mut max = lanes.into_iter().fold(f32::MIN, f32::max);
             for (x, b) in tail.iter_mut().zip(tail_bias) {
-                *x = *x * scale + b;
+                *x += b;
                 max = max.max(*x);
             }
             row.iter_mut().for_each(|x| *x = exp(*x - max));
@@ -266,7 +289,8 @@ mod tests {
     #[test]
     fn softmax_of_a_row_with_masked_keys() {
         let mut row = [1.0, 2.0, 3.0, 50.0];
-        softmax_rows(&mut row, &[0.0, 0.0, 0.0, super::super::MASKED_SCORE], 0.5);
+        let bias = [0.0, 0.0, 0.0, super::super::MASKED_SCORE];
+        softmax_rows(&mut row, &bias, None, 0.5);
         let e = [0.5f64.exp(), 1f64.exp(), 1.5f64.exp()];
         let total: f64 = e.iter().sum();
         for (x, e) in row.iter().zip(e) {

@@ -8,7 +8,9 @@
 mod embedding;
 mod layer_norm;
 mod linear;
+mod rms_norm;
 
 pub use embedding::{Embedding, EmbeddingConfig};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
+pub use rms_norm::{RmsNorm, RmsNormConfig};
