@@ -2,8 +2,9 @@
 
 use clap::Args;
 use fin_core::input::{Column, ReadOptions, TextFormat};
-use fin_core::{BatchLimits, DeviceSpec, Pooling};
+use fin_core::{BatchLimits, DeviceSpec};
 use fin_registry::ModelOptions;
+use fin_transformer::TextPooling;
 
 /// Which model, and what to change of it.
 #[derive(Debug, Args)]
@@ -17,10 +18,10 @@ pub struct ModelArgs {
     #[arg(long, default_value = "flex")]
     pub device: DeviceSpec,
 
-    /// Pooling instead of the model's: cls, mean, mean_sqrt_len, max, last_token or gem; several
-    /// are concatenated
-    #[arg(long, value_delimiter = ',')]
-    pub pooling: Option<Vec<Pooling>>,
+    /// Pooling instead of the model's: cls, mean, mean_sqrt_len, max, last_token or gem (several,
+    /// separated by commas, are concatenated), or pooler
+    #[arg(long, value_name = "NAMES")]
+    pub pooling: Option<TextPooling>,
 
     /// Largest number of tokens of a text instead of the model's; longer texts are cut
     #[arg(long, value_name = "N")]
@@ -38,11 +39,14 @@ pub struct ModelArgs {
 impl ModelArgs {
     pub fn options(&self) -> ModelOptions {
         ModelOptions {
+            device: self.device,
+            limits: BatchLimits::default(),
             pooling: self.pooling.clone(),
             normalize: None,
             max_length: self.max_length,
             output_dim: None,
             prompt: self.prompt.clone(),
+            freeze: false,
             check: self.check,
         }
     }

@@ -23,12 +23,11 @@ impl OpenModel {
     /// Opens the device and the model, with these options in place of those of `args`.
     pub fn open(args: &ModelArgs, options: &ModelOptions) -> Result<Self> {
         let begin = Instant::now();
-        let device = args.device.open()?;
-        let embedder = build_model(&args.model, options, &device)?;
-        report::note_unknown_tensors(embedder.report());
+        let model = build_model(&args.model, options)?;
+        report::note_model(&model);
         Ok(Self {
-            embedder,
-            device,
+            embedder: model.embedder,
+            device: model.device,
             seconds: begin.elapsed().as_secs_f64(),
         })
     }

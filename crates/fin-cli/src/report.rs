@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use clap::ValueEnum;
 use fin_core::weights::LoadReport;
+use fin_registry::Model;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -112,8 +113,13 @@ pub fn count(n: usize, one: &str, several: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { several })
 }
 
-/// Says on stderr which tensors of a checkpoint have no place in the model, if any.
-pub fn note_unknown_tensors(report: &LoadReport) {
+/// Says on stderr where a model is not what the catalogue says, and which of its tensors have no
+/// place, if any.
+pub fn note_model(model: &Model) {
+    for contradiction in &model.contradictions {
+        note!("warning: {contradiction}");
+    }
+    let report = model.embedder.report();
     if !report.unused.is_empty() {
         note!("warning: the checkpoint holds tensors that the model has no place for: {report}");
     }

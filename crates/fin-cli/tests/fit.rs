@@ -108,6 +108,38 @@ fn scored_pairs_are_fitted_and_measured() {
 }
 
 #[test]
+fn a_frozen_backbone_stays_as_it_is_and_its_head_learns() {
+    let scratch = Scratch::new();
+    let data = scored(&scratch);
+    let fit_head = |output: &Path, more: &[&str]| {
+        let mut command = fit(&data, "cosine_similarity", output);
+        command.args(["--no-header", "--freeze", "--seed", "3"]);
+        run(command.args(more))
+    };
+    let tuned = scratch.out("tuned");
+    fit_head(&tuned, &["--output-dim", "8", "--epochs", "2"]).ok();
+    let backbone = |model: &Path| fs::read(model.join("model.safetensors")).unwrap();
+    let tensors = |model: &Path| {
+        let bytes = backbone(model);
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut tensors: Vec<_> = file
+            .tensors()
+            .into_iter()
+            .map(|(name, view)| (name, view.data().to_vec()))
+            .collect();
+        tensors.sort();
+        tensors
+    };
+    assert_eq!(tensors(&tuned), tensors(&fixture("text/bert-tiny")));
+    // One more epoch moves the head on.
+    let longer = scratch.out("longer");
+    fit_head(&longer, &["--output-dim", "8", "--epochs", "3"]).ok();
+    let head = |model: &Path| fs::read(model.join("2_Dense/model.safetensors")).unwrap();
+    assert_ne!(head(&tuned), head(&longer));
+    fit_head(&scratch.out("none"), &[]).fails_with(&["freeze", "output-dim"]);
+}
+
+#[test]
 fn pairs_are_fitted_and_measured() {
     let scratch = Scratch::new();
     let data = scratch.write("pairs.csv", PAIRS);

@@ -1,84 +1,248 @@
 //! From a name or a directory to a model.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use fin_core::{Embedder, EmbeddingNetwork, Error, Result};
-use fin_transformer::TextEmbedder;
+use fin_core::{
+    BatchLimits, DeviceSpec, Embedder, EmbeddingNetwork, Embeddings, PostProcess, Result, encode,
+};
+use fin_transformer::{TextEmbedder, TextOptions, TextPooling};
 
-pub use fin_transformer::TextOptions as ModelOptions;
-
-use crate::catalogue::{ModelRow, find};
+use crate::catalogue::{Catalogue, ModelRow};
 use crate::locations::Locations;
 
-/// Opens a model by its name in the catalogue, or from a directory.
+/// How a model is opened.
 ///
-/// What contains a path separator, or exists as a directory, is a directory. A name is looked for
-/// in [`Locations::from_env`].
+/// ```
+/// use fin_registry::ModelOptions;
 ///
-/// # Errors
-/// [`Error::Argument`] where the name is unknown or its files are not on this machine; those of
-/// [`TextEmbedder::open`].
-pub fn build_model(
-    name_or_dir: &str,
-    options: &ModelOptions,
-    device: &Device,
-) -> Result<TextEmbedder> {
-    build_model_from(&Locations::from_env(), name_or_dir, options, device)
+/// let options = ModelOptions { output_dim: Some(128), freeze: true, ..ModelOptions::default() };
+/// assert_eq!(options.device, fin_core::DeviceSpec::Flex);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ModelOptions {
+    /// Where to compute.
+    pub device: DeviceSpec,
+    /// How much is computed at a time by [`Model::encode`].
+    pub limits: BatchLimits,
+    /// Pooling instead of the model's.
+    pub pooling: Option<TextPooling>,
+    /// Whether embeddings are scaled to unit length, instead of what the model says.
+    pub normalize: Option<bool>,
+    /// Largest number of tokens, instead of the model's.
+    pub max_length: Option<usize>,
+    /// Adds a projection head to this many components, with new weights that must be trained.
+    pub output_dim: Option<usize>,
+    /// Name of the prompt that is put before every text, instead of the model's default.
+    pub prompt: Option<String>,
+    /// Keeps the backbone as it is in training; only heads learn.
+    pub freeze: bool,
+    /// Refuse weights with NaN or infinite values.
+    pub check: bool,
 }
 
-/// [`build_model`] with a choice of the places that names are looked for in.
+impl ModelOptions {
+    fn text(&self) -> TextOptions {
+        TextOptions {
+            pooling: self.pooling.clone(),
+            normalize: self.normalize,
+            max_length: self.max_length,
+            output_dim: self.output_dim,
+            prompt: self.prompt.clone(),
+            freeze: self.freeze,
+            check: self.check,
+        }
+    }
+}
+
+/// An open model.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// Tokenizer and network.
+    pub embedder: TextEmbedder,
+    /// Where the network is.
+    pub device: Device,
+    /// How much [`Model::encode`] computes at a time.
+    pub limits: BatchLimits,
+    /// The catalogue's row, where the model was opened by its name.
+    pub row: Option<ModelRow>,
+    /// Where the checkpoint and the catalogue's row disagree. The checkpoint holds.
+    pub contradictions: Vec<Contradiction>,
+}
+
+impl Model {
+    /// Length of an embedding.
+    pub fn output_dim(&self) -> usize {
+        self.embedder.network().output_dim()
+    }
+
+    /// Embeds texts, in order.
+    ///
+    /// ```no_run
+    /// use fin_registry::{ModelOptions, build_model};
+    ///
+    /// let model = build_model("all-minilm-l6-v2", &ModelOptions::default())?;
+    /// let embeddings = model.encode(&["A boat waits at the pier.".to_string()])?;
+    /// assert_eq!(embeddings.dim, 384);
+    /// # Ok::<(), fin_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`fin_core::encode`].
+    pub fn encode(&self, texts: &[String]) -> Result<Embeddings> {
+        let post = PostProcess::default();
+        encode(
+            &self.embedder,
+            texts,
+            &self.device,
+            self.limits,
+            post,
+            |_| {},
+        )
+    }
+}
+
+/// A field in which a checkpoint is not what the catalogue says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contradiction {
+    /// Field of [`ModelRow`].
+    pub field: &'static str,
+    /// Its value in the catalogue.
+    pub catalogue: String,
+    /// What the checkpoint has; this is what holds.
+    pub checkpoint: String,
+}
+
+impl fmt::Display for Contradiction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} is {} in the catalogue and {} in the checkpoint; the checkpoint holds",
+            self.field, self.catalogue, self.checkpoint
+        )
+    }
+}
+
+/// A catalogue and the places where the files of its models are.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    /// The models that are known by name.
+    pub catalogue: Catalogue,
+    /// Where their files are looked for.
+    pub locations: Locations,
+}
+
+impl Registry {
+    /// As the environment has it: [`Catalogue::from_env`] and [`Locations::from_env`].
+    ///
+    /// # Errors
+    /// Those of [`Catalogue::from_env`].
+    pub fn from_env() -> Result<Self> {
+        Ok(Self {
+            catalogue: Catalogue::from_env()?,
+            locations: Locations::from_env(),
+        })
+    }
+
+    /// The directory of a model: a path as it is, a name by way of the catalogue.
+    ///
+    /// What contains a path separator, or exists as a directory, is a path.
+    ///
+    /// # Errors
+    /// [`fin_core::Error::Argument`] where the name is unknown or its files are not to be had.
+    pub fn locate(&self, name_or_dir: &str) -> Result<(PathBuf, Option<&ModelRow>)> {
+        let path = Path::new(name_or_dir);
+        if name_or_dir.contains(std::path::is_separator) || path.is_dir() {
+            return Ok((path.to_path_buf(), None));
+        }
+        let row = self.catalogue.find(name_or_dir)?;
+        Ok((self.locations.resolve(row)?, Some(row)))
+    }
+
+    /// Opens a model by its name in the catalogue, or from a directory.
+    ///
+    /// # Errors
+    /// Those of [`Registry::locate`], of [`DeviceSpec::open`] and of [`TextEmbedder::open`].
+    pub fn build_model(&self, name_or_dir: &str, options: &ModelOptions) -> Result<Model> {
+        let device = options.device.open()?;
+        let (directory, row) = self.locate(name_or_dir)?;
+        let mut text = options.text();
+        if let Some(row) = row {
+            default_to(row, &directory, &mut text);
+        }
+        let embedder = TextEmbedder::open(&directory, &text, &device)?;
+        let contradictions = match row {
+            Some(row) => contradictions(row, options, &embedder),
+            None => Vec::new(),
+        };
+        Ok(Model {
+            embedder,
+            device,
+            limits: options.limits,
+            row: row.cloned(),
+            contradictions,
+        })
+    }
+}
+
+/// Opens a model by its name in the catalogue, or from a directory, with the catalogue and the
+/// places that the environment names.
 ///
 /// # Errors
-/// As [`build_model`].
-pub fn build_model_from(
-    locations: &Locations,
-    name_or_dir: &str,
-    options: &ModelOptions,
-    device: &Device,
-) -> Result<TextEmbedder> {
-    let path = Path::new(name_or_dir);
-    if name_or_dir.contains(std::path::is_separator) || path.is_dir() {
-        return TextEmbedder::open(path, options, device);
-    }
-    let row = find(name_or_dir)?;
-    let directory = locations.resolve(row)?;
-    let model = TextEmbedder::open(&directory, &with_defaults(row, &directory, options), device)?;
-    check_width(row, directory, options, model.network().output_dim())?;
-    Ok(model)
+/// Those of [`Registry::from_env`] and [`Registry::build_model`].
+pub fn build_model(name_or_dir: &str, options: &ModelOptions) -> Result<Model> {
+    Registry::from_env()?.build_model(name_or_dir, options)
 }
 
 /// A directory without modules has the pooling and normalisation of its row. Its length is in its
 /// own configuration.
-fn with_defaults(row: &ModelRow, directory: &Path, options: &ModelOptions) -> ModelOptions {
-    let mut options = options.clone();
+fn default_to(row: &ModelRow, directory: &Path, options: &mut TextOptions) {
     if !directory.join("modules.json").is_file() {
-        options.pooling.get_or_insert_with(|| vec![row.pooling]);
+        options.pooling.get_or_insert_with(|| row.pooling.into());
         options.normalize.get_or_insert(row.normalize);
     }
-    options
 }
 
-/// A directory whose embeddings have another length is not the model of this name.
-fn check_width(
+/// The fields of a row that an opened checkpoint has otherwise, where they were not asked for
+/// otherwise.
+fn contradictions(
     row: &ModelRow,
-    directory: PathBuf,
     options: &ModelOptions,
-    found: usize,
-) -> Result<()> {
-    let as_upstream = options.output_dim.is_none() && options.pooling.is_none();
-    if as_upstream && found != row.output_dim {
-        return Err(Error::invalid(
-            directory,
-            format!(
-                "holds a model whose embeddings have {found} components; those of `{}` have {}. \
-                 Replace it by the files of https://huggingface.co/{}, or give its path to use it \
-                 as it is",
-                row.name, row.output_dim, row.source
-            ),
-        ));
+    embedder: &TextEmbedder,
+) -> Vec<Contradiction> {
+    let mut found = Vec::new();
+    let mut compare = |field, catalogue: String, checkpoint: String| {
+        if catalogue != checkpoint {
+            found.push(Contradiction {
+                field,
+                catalogue,
+                checkpoint,
+            });
+        }
+    };
+    let dialect = embedder.config().model_type();
+    compare("dialect", row.dialect.clone(), dialect.into());
+    if options.output_dim.is_none() && options.pooling.is_none() {
+        let width = embedder.network().output_dim();
+        compare("output_dim", row.output_dim.to_string(), width.to_string());
     }
-    Ok(())
+    if let Some(pooling) = embedder.directory_pooling() {
+        let names: Vec<&str> = pooling.iter().map(|pooling| pooling.name()).collect();
+        compare("pooling", row.pooling.to_string(), names.join(","));
+    }
+    if let Some(normalize) = embedder.directory_normalize() {
+        compare(
+            "normalize",
+            row.normalize.to_string(),
+            normalize.to_string(),
+        );
+    }
+    if options.max_length.is_none() {
+        let length = embedder.tokenizer().max_length();
+        compare("max_length", row.max_length.to_string(), length.to_string());
+    }
+    found
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -92,59 +256,124 @@ mod tests {
             .join(name)
     }
 
+    fn copy(source: &Path, target: &Path) {
+        std::fs::create_dir_all(target).unwrap();
+        for entry in std::fs::read_dir(source).unwrap() {
+            let entry = entry.unwrap();
+            let to = target.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy(&entry.path(), &to);
+            } else {
+                std::fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
+
+    /// A registry whose only place has this fixture under this name.
+    fn registry(dir: &Path, source: &str, name: &str) -> Registry {
+        copy(&fixture(source), &dir.join(name));
+        Registry {
+            catalogue: Catalogue::embedded().clone(),
+            locations: Locations {
+                by_name: vec![dir.to_path_buf()],
+                ..Locations::default()
+            },
+        }
+    }
+
     #[test]
     fn a_directory_is_opened_as_it_is() {
         let path = fixture("bert-tiny");
-        let device = Device::flex();
         let options = ModelOptions::default();
-        let model = build_model(path.to_str().unwrap(), &options, &device).unwrap();
-        assert_eq!(model.network().output_dim(), 32);
-        assert!(model.network().normalize);
-        let error = build_model("./no/such/model", &options, &device)
+        let model = build_model(path.to_str().unwrap(), &options).unwrap();
+        assert_eq!(model.output_dim(), 32);
+        assert!(model.embedder.network().normalize);
+        assert!(model.row.is_none() && model.contradictions.is_empty());
+        let embeddings = model.encode(&["a boat".to_string()]).unwrap();
+        assert_eq!((embeddings.rows(), embeddings.dim), (1, 32));
+        let error = build_model("./no/such/model", &options)
             .unwrap_err()
             .to_string();
         assert!(error.contains("./no/such/model"), "{error}");
     }
 
     #[test]
-    fn another_model_under_a_name_is_refused() {
+    fn a_checkpoint_wins_over_its_row_and_the_difference_is_reported() {
         let dir = tempfile::tempdir().unwrap();
-        let source = fixture("bert-tiny-plain");
-        let target = dir.path().join("bert-base-en");
-        std::fs::create_dir(&target).unwrap();
-        for entry in std::fs::read_dir(source).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), target.join(entry.file_name())).unwrap();
-        }
-        let locations = Locations {
-            by_name: vec![dir.path().to_path_buf()],
-            hub: None,
-        };
-        let open = |options: &ModelOptions| {
-            build_model_from(&locations, "bert-base-en", options, &Device::flex())
-        };
-        let error = open(&ModelOptions::default()).unwrap_err().to_string();
-        assert!(
-            error.contains("32 components; those of `bert-base-en` have 768"),
-            "{error}"
+        let registry = registry(dir.path(), "distilbert-tiny", "all-minilm-l6-v2");
+        let model = registry
+            .build_model("all-minilm-l6-v2", &ModelOptions::default())
+            .unwrap();
+        assert_eq!(model.output_dim(), 16);
+        let found: Vec<String> = model
+            .contradictions
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            found,
+            [
+                "dialect is bert in the catalogue and distilbert in the checkpoint; the \
+                 checkpoint holds",
+                "output_dim is 384 in the catalogue and 16 in the checkpoint; the checkpoint holds",
+                "normalize is true in the catalogue and false in the checkpoint; the checkpoint \
+                 holds",
+                "max_length is 256 in the catalogue and 40 in the checkpoint; the checkpoint holds",
+            ]
         );
-        let options = ModelOptions {
+        let asked = ModelOptions {
             output_dim: Some(8),
+            max_length: Some(20),
             ..ModelOptions::default()
         };
-        assert_eq!(open(&options).unwrap().network().output_dim(), 8);
+        let model = registry.build_model("all-minilm-l6-v2", &asked).unwrap();
+        assert_eq!(model.output_dim(), 8);
+        let fields: Vec<_> = model.contradictions.iter().map(|c| c.field).collect();
+        assert_eq!(fields, ["dialect", "normalize"]);
     }
 
     #[test]
     fn a_row_speaks_where_the_directory_is_silent() {
-        let row = find("sbert-base-en").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = registry(dir.path(), "bert-tiny-plain", "ours");
+        let row = r#"
+            [[model]]
+            name = "ours"
+            task = "text-to-text"
+            output_dim = 32
+            architecture = "transformer"
+            description = "A model of our own"
+            source = "us/ours"
+            weights = "pytorch_model.bin"
+            licence = "MIT"
+            dialect = "bert"
+            preprocessing = { kind = "word-piece", lower_case = true }
+            pooling = "max"
+            normalize = true
+            max_length = 64
+        "#;
+        let path = Path::new("models.toml");
+        let ours = Catalogue::from_toml(path, row).unwrap();
+        registry.catalogue = registry.catalogue.with(ours, path).unwrap();
+        let model = registry
+            .build_model("ours", &ModelOptions::default())
+            .unwrap();
+        let network = model.embedder.network();
+        assert_eq!(
+            (&network.pooling[..], network.normalize),
+            (&[Pooling::Max][..], true)
+        );
+        assert_eq!(model.contradictions, []);
         let chosen = ModelOptions {
-            pooling: Some(vec![Pooling::Cls]),
+            pooling: Some(Pooling::Cls.into()),
+            normalize: Some(false),
             ..ModelOptions::default()
         };
-        let options = with_defaults(row, &fixture("bert-tiny-plain"), &chosen);
-        assert_eq!(options.pooling, Some(vec![Pooling::Cls]));
-        assert_eq!((options.normalize, options.max_length), (Some(false), None));
-        assert_eq!(with_defaults(row, &fixture("bert-tiny"), &chosen), chosen);
+        let model = registry.build_model("ours", &chosen).unwrap();
+        let network = model.embedder.network();
+        assert_eq!(
+            (&network.pooling[..], network.normalize),
+            (&[Pooling::Cls][..], false)
+        );
     }
 }

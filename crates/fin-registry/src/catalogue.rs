@@ -1,6 +1,8 @@
 //! The rows of the catalogue.
 
+use std::env;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
@@ -78,17 +80,29 @@ pub struct ModelRow {
     pub task: Task,
     /// Length of an embedding.
     pub output_dim: usize,
-    /// Family of the network: `transformer`, `cnn` or `pointnet`.
-    pub architecture: String,
+    /// Family of the network.
+    pub architecture: Architecture,
     /// One line.
     pub description: String,
     /// Upstream repository, `organisation/name` on huggingface.co.
     pub source: String,
     /// Its name before it moved, which caches may still have.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former_source: Option<String>,
+    /// Branch, tag or commit of the repository; `main` where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// File of the repository that holds the weights; another one that is there serves as well.
+    pub weights: String,
+    /// SHA-256 of that file in lower-case hexadecimal, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// Licence of the weights, as an SPDX expression.
     pub licence: String,
+    /// Whose names the checkpoint's keys have: the `model_type` of its configuration.
+    pub dialect: String,
+    /// What is done to an item before the network.
+    pub preprocessing: Preprocessing,
     /// Pooling, where the model's directory has no `modules.json`.
     pub pooling: Pooling,
     /// Whether embeddings have unit length, where the model's directory has no `modules.json`.
@@ -97,49 +111,240 @@ pub struct ModelRow {
     pub max_length: usize,
 }
 
-#[derive(Deserialize)]
-struct Catalogue {
-    model: Vec<ModelRow>,
+/// Families of networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Architecture {
+    /// Transformer encoders.
+    Transformer,
+    /// Convolutional networks.
+    Cnn,
+    /// PointNet and its successors.
+    Pointnet,
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Transformer => "transformer",
+            Self::Cnn => "cnn",
+            Self::Pointnet => "pointnet",
+        })
+    }
+}
+
+/// What is done to an item before the network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Preprocessing {
+    /// WordPiece tokens (Schuster and Nakajima 2012), as BERT has them.
+    WordPiece {
+        /// Whether texts are lower-cased and stripped of accents.
+        lower_case: bool,
+    },
+    /// SentencePiece's unigram tokens (Kudo 2018), as T5 and XLM-RoBERTa have them.
+    Unigram,
+}
+
+/// A list of backbones with unique names.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Catalogue {
+    #[serde(rename = "model", default)]
+    rows: Vec<ModelRow>,
 }
 
 /// The embedded catalogue; a test checks that it can be read.
-static CATALOGUE: LazyLock<Vec<ModelRow>> = LazyLock::new(|| {
-    let catalogue: Catalogue =
-        toml::from_str(include_str!("catalogue.toml")).expect("the embedded catalogue is valid");
-    catalogue.model
+static EMBEDDED: LazyLock<Catalogue> = LazyLock::new(|| {
+    Catalogue::from_toml(Path::new("catalogue.toml"), include_str!("catalogue.toml"))
+        .expect("the embedded catalogue is valid")
 });
 
-/// The backbones of a task, or all, in the catalogue's order.
-pub fn list_models(task: Option<Task>) -> Vec<&'static ModelRow> {
-    CATALOGUE
-        .iter()
-        .filter(|row| task.is_none_or(|task| row.task == task))
-        .collect()
+/// Largest size of a catalogue file, in bytes; a hundred thousand rows fit.
+const MAX_CATALOGUE: u64 = 64 << 20;
+
+impl Catalogue {
+    /// The backbones that come with this library.
+    pub fn embedded() -> &'static Self {
+        &EMBEDDED
+    }
+
+    /// The embedded backbones and those of the file that `$FIN_CATALOGUE` names, where it is set.
+    ///
+    /// # Errors
+    /// Those of [`Catalogue::read`] and [`Catalogue::with`].
+    pub fn from_env() -> Result<Self> {
+        let embedded = Self::embedded().clone();
+        match env::var_os("FIN_CATALOGUE").filter(|path| !path.is_empty()) {
+            Some(path) => {
+                let path = Path::new(&path);
+                embedded.with(Self::read(path)?, path)
+            }
+            None => Ok(embedded),
+        }
+    }
+
+    /// Reads a TOML file with a `[[model]]` table a backbone; the keys are the fields of
+    /// [`ModelRow`].
+    ///
+    /// # Errors
+    /// [`Error::Io`], and those of [`Catalogue::from_toml`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let size = std::fs::metadata(path)
+            .map_err(Error::io(path, "read"))?
+            .len();
+        if size > MAX_CATALOGUE {
+            return Err(Error::invalid(
+                path,
+                format!("{size} bytes are too many for a catalogue of models"),
+            ));
+        }
+        let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+        Self::from_toml(path, &text)
+    }
+
+    /// Parses the text of the file `path`, which errors name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidFile`] with the line where it is not the TOML that was expected,
+    /// [`Error::Config`] naming the row and field that cannot be.
+    pub fn from_toml(path: &Path, text: &str) -> Result<Self> {
+        let catalogue: Self = toml::from_str(text).map_err(|e| {
+            Error::invalid(
+                path,
+                format!("not a catalogue of models: {}", e.to_string().trim()),
+            )
+        })?;
+        for (i, row) in catalogue.rows.iter().enumerate() {
+            row.check().map_err(|(field, reason)| {
+                Error::config(path, format!("model[{i}].{field}"), reason)
+            })?;
+            if catalogue.rows[..i]
+                .iter()
+                .any(|other| other.name == row.name)
+            {
+                let reason = format!("`{}` names two models", row.name);
+                return Err(Error::config(path, format!("model[{i}].name"), reason));
+            }
+        }
+        Ok(catalogue)
+    }
+
+    /// Adds the rows of another catalogue, which was read from `path`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where a name is in both.
+    pub fn with(mut self, other: Self, path: &Path) -> Result<Self> {
+        for (i, row) in other.rows.into_iter().enumerate() {
+            if self.rows.iter().any(|known| known.name == row.name) {
+                let reason = format!(
+                    "`{}` is the name of another model in the catalogue; choose a different one",
+                    row.name
+                );
+                return Err(Error::config(path, format!("model[{i}].name"), reason));
+            }
+            self.rows.push(row);
+        }
+        Ok(self)
+    }
+
+    /// The backbones of a task, or all, in the catalogue's order.
+    pub fn list(&self, task: Option<Task>) -> Vec<&ModelRow> {
+        self.rows
+            .iter()
+            .filter(|row| task.is_none_or(|task| row.task == task))
+            .collect()
+    }
+
+    /// The backbone of this name.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] suggesting the nearest names.
+    pub fn find(&self, name: &str) -> Result<&ModelRow> {
+        if let Some(row) = self.rows.iter().find(|row| row.name == name) {
+            return Ok(row);
+        }
+        let quote = |names: Vec<&str>| {
+            let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+            quoted.join(", ")
+        };
+        let all = || self.rows.iter().map(|row| row.name.as_str());
+        let near = nearest(name, all());
+        let hint = if near.is_empty() {
+            format!("the catalogue has {}", quote(all().collect()))
+        } else {
+            format!("did you mean {}?", quote(near))
+        };
+        Err(Error::argument(
+            "model",
+            format!("`{name}` is neither a model nor a directory; {hint}"),
+        ))
+    }
 }
 
-/// The backbone of this name.
+impl ModelRow {
+    /// The field that cannot be, and why.
+    fn check(&self) -> std::result::Result<(), (&'static str, String)> {
+        let part = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let plain =
+            |text: &str| !text.is_empty() && text.chars().all(part) && !text.starts_with('.');
+        if !plain(&self.name) {
+            let reason = format!(
+                "`{}` is not a name; accepted: letters, digits, `-`, `_` and `.`, not first",
+                self.name
+            );
+            return Err(("name", reason));
+        }
+        for (field, source) in [
+            ("source", Some(&self.source)),
+            ("former_source", self.former_source.as_ref()),
+        ] {
+            let Some(source) = source else { continue };
+            let parts: Vec<&str> = source.split('/').collect();
+            // Old repositories have no organisation.
+            if parts.len() > 2 || !parts.iter().all(|part| plain(part)) {
+                let reason = format!("`{source}` is not a repository, as in organisation/name");
+                return Err((field, reason));
+            }
+        }
+        if self.revision.as_deref().is_some_and(|revision| {
+            revision.is_empty() || !revision.chars().all(|c| part(c) || c == '/')
+        }) {
+            return Err(("revision", "not a branch, tag or commit".into()));
+        }
+        let relative = |file: &str| file.split('/').all(plain);
+        if !relative(&self.weights) {
+            let reason = format!("`{}` is not a file of a repository", self.weights);
+            return Err(("weights", reason));
+        }
+        if let Some(digest) = &self.sha256
+            && (digest.len() != 64 || !digest.bytes().all(|b| b"0123456789abcdef".contains(&b)))
+        {
+            let reason = "not a SHA-256 in 64 lower-case hexadecimal digits".to_string();
+            return Err(("sha256", reason));
+        }
+        if self.output_dim == 0 || self.output_dim > 1 << 24 {
+            let reason = format!("{} is not a usable length", self.output_dim);
+            return Err(("output_dim", reason));
+        }
+        if self.max_length == 0 {
+            return Err(("max_length", "0 tokens are none".into()));
+        }
+        Ok(())
+    }
+}
+
+/// The embedded backbones of a task, or all, in the catalogue's order.
+pub fn list_models(task: Option<Task>) -> Vec<&'static ModelRow> {
+    Catalogue::embedded().list(task)
+}
+
+/// The embedded backbone of this name.
 ///
 /// # Errors
 /// [`Error::Argument`] suggesting the nearest names.
 pub fn find(name: &str) -> Result<&'static ModelRow> {
-    if let Some(row) = CATALOGUE.iter().find(|row| row.name == name) {
-        return Ok(row);
-    }
-    let quote = |names: Vec<&str>| {
-        let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-        quoted.join(", ")
-    };
-    let all = || CATALOGUE.iter().map(|row| row.name.as_str());
-    let near = nearest(name, all());
-    let hint = if near.is_empty() {
-        format!("the catalogue has {}", quote(all().collect()))
-    } else {
-        format!("did you mean {}?", quote(near))
-    };
-    Err(Error::argument(
-        "model",
-        format!("`{name}` is neither a directory nor in the catalogue; {hint}"),
-    ))
+    Catalogue::embedded().find(name)
 }
 
 #[cfg(test)]
@@ -158,11 +363,112 @@ mod tests {
             assert!(row.output_dim > 0 && row.max_length > 2, "{}", row.name);
             assert!(!row.description.is_empty() && !row.licence.is_empty());
             assert_eq!(row.source.split('/').count(), 2, "{}", row.source);
-            assert!(
-                !row.name.contains(['/', '\\']),
-                "a name must not look like a path"
-            );
         }
+    }
+
+    /// What the catalogue promises by name: width, length and how the vector is made.
+    #[test]
+    fn the_text_rows() {
+        let rows: Vec<_> = list_models(Some(Task::TextToText))
+            .into_iter()
+            .map(|row| {
+                (
+                    row.name.as_str(),
+                    row.output_dim,
+                    row.dialect.as_str(),
+                    row.max_length,
+                )
+            })
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                ("jina-embedding-t-en-v1", 312, "bert", 512),
+                ("jina-embedding-s-en-v1", 512, "t5", 512),
+                ("jina-embedding-b-en-v1", 768, "t5", 512),
+                ("jina-embedding-l-en-v1", 1024, "t5", 512),
+                ("bert-base-en", 768, "bert", 512),
+                ("bert-base-multi", 768, "bert", 512),
+                ("distiluse-base-multi", 512, "distilbert", 128),
+                ("sbert-base-en", 768, "distilbert", 510),
+                ("all-minilm-l6-v2", 384, "bert", 256),
+            ]
+        );
+    }
+
+    const ROW: &str = r#"
+        [[model]]
+        name = "ours"
+        task = "text-to-text"
+        output_dim = 32
+        architecture = "transformer"
+        description = "A model of our own"
+        source = "us/ours"
+        weights = "model.safetensors"
+        licence = "MIT"
+        dialect = "bert"
+        preprocessing = { kind = "word-piece", lower_case = true }
+        pooling = "mean"
+        normalize = true
+        max_length = 64
+    "#;
+
+    #[test]
+    fn users_add_rows() {
+        let path = Path::new("models.toml");
+        let ours = Catalogue::from_toml(path, ROW).unwrap();
+        let both = Catalogue::embedded()
+            .clone()
+            .with(ours.clone(), path)
+            .unwrap();
+        assert_eq!(both.find("ours").unwrap().output_dim, 32);
+        assert_eq!(both.list(None).len(), list_models(None).len() + 1);
+        let error = both.with(ours, path).unwrap_err().to_string();
+        for part in ["models.toml", "model[0].name", "`ours`"] {
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
+    }
+
+    #[test]
+    fn rows_that_cannot_be_are_refused_by_field() {
+        let path = Path::new("models.toml");
+        for (from, to, expected) in [
+            ("\"ours\"", "\"../ours\"", "model[0].name"),
+            ("us/ours", "us/../ours", "model[0].source"),
+            ("us/ours", "us", ""),
+            (
+                "model.safetensors",
+                "../model.safetensors",
+                "model[0].weights",
+            ),
+            ("output_dim = 32", "output_dim = 0", "model[0].output_dim"),
+            ("output_dim = 32", "output_dim = -1", "output_dim"),
+            ("licence", "license", "license"),
+            ("normalize = true", "", "normalize"),
+            ("\"mean\"", "\"average\"", "average"),
+            ("word-piece", "words", "words"),
+            ("lower_case", "lowercase", "lowercase"),
+            ("licence", "sha256 = \"12\"\nlicence", "model[0].sha256"),
+            (
+                "licence",
+                "revision = \"a b\"\nlicence",
+                "model[0].revision",
+            ),
+            ("max_length = 64", "max_length = 64\n[model", "models.toml"),
+        ] {
+            assert!(ROW.contains(from));
+            let result = Catalogue::from_toml(path, &ROW.replacen(from, to, 1));
+            if expected.is_empty() {
+                result.unwrap();
+                continue;
+            }
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains("models.toml"), "{error}");
+            assert!(error.contains(expected), "{expected} is not in: {error}");
+        }
+        let twice = format!("{ROW}{ROW}");
+        let error = Catalogue::from_toml(path, &twice).unwrap_err().to_string();
+        assert!(error.contains("model[1].name"), "{error}");
     }
 
     #[test]

@@ -2,27 +2,37 @@
 
 use std::fmt::Write;
 
-use crate::catalogue::{ModelRow, Task, list_models};
+use crate::catalogue::{Catalogue, ModelRow, Task};
 
 const COLUMNS: [&str; 5] = ["name", "task", "output_dim", "architecture", "description"];
 
-/// A table of the backbones of a task, or one for each task that has any.
+/// Prints a table of the embedded backbones of a task, or one for each task that has any, and
+/// returns what it printed.
 ///
 /// ```
 /// let table = fin_registry::describe_models(Some(fin_registry::Task::TextToText));
 /// assert!(table.contains("fin backbones: text-to-text"));
 /// ```
 pub fn describe_models(task: Option<Task>) -> String {
-    let tasks = match task {
-        Some(task) => vec![task],
-        None => Task::ALL.to_vec(),
-    };
-    tasks
-        .into_iter()
-        .map(|task| (task, list_models(Some(task))))
-        .filter(|(chosen, rows)| task == Some(*chosen) || !rows.is_empty())
-        .map(|(task, rows)| table(&format!("fin backbones: {task}"), &rows))
-        .collect()
+    let table = Catalogue::embedded().table(task);
+    print!("{table}");
+    table
+}
+
+impl Catalogue {
+    /// A table of the backbones of a task, or one for each task that has any.
+    pub fn table(&self, task: Option<Task>) -> String {
+        let tasks = match task {
+            Some(task) => vec![task],
+            None => Task::ALL.to_vec(),
+        };
+        tasks
+            .into_iter()
+            .map(|task| (task, self.list(Some(task))))
+            .filter(|(chosen, rows)| task == Some(*chosen) || !rows.is_empty())
+            .map(|(task, rows)| table(&format!("fin backbones: {task}"), &rows))
+            .collect()
+    }
 }
 
 /// A titled table, cells aligned to the right.
@@ -34,7 +44,7 @@ fn table(title: &str, rows: &[&ModelRow]) -> String {
                 row.name.clone(),
                 row.task.to_string(),
                 row.output_dim.to_string(),
-                row.architecture.clone(),
+                row.architecture.to_string(),
                 row.description.clone(),
             ]
         })
@@ -78,6 +88,7 @@ fn table(title: &str, rows: &[&ModelRow]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalogue::list_models;
 
     #[test]
     fn every_line_is_as_wide_as_the_border() {

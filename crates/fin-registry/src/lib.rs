@@ -1,8 +1,9 @@
 //! The catalogue of pretrained backbones, and the way from a name to a model.
 //!
-//! The catalogue is data: `catalogue.toml`, a table a backbone, embedded in the library.
-//! [`list_models`] and [`find`] look into it, [`describe_models`] prints it, [`build_model`] opens
-//! a model by its name or from a directory. Nothing is downloaded: [`Locations`] says where the
+//! The catalogue is data: `catalogue.toml`, a table a backbone, embedded in the library; a user's
+//! file in the same form adds to it ([`Catalogue::with`]). [`list_models`] and [`find`] look into
+//! it, [`describe_models`] prints it, [`build_model`] opens a model by its name or from a
+//! directory. Nothing is downloaded: [`Locations`] says where the
 //! files of a name are looked for.
 //!
 //! ```
@@ -21,8 +22,8 @@ mod describe;
 mod locations;
 mod nearest;
 
-pub use build::{ModelOptions, build_model, build_model_from};
-pub use catalogue::{ModelRow, Task, find, list_models};
+pub use build::{Contradiction, Model, ModelOptions, Registry, build_model};
+pub use catalogue::{Architecture, Catalogue, ModelRow, Preprocessing, Task, find, list_models};
 pub use describe::describe_models;
 pub use locations::Locations;
 pub use nearest::nearest;

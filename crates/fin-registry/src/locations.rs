@@ -97,7 +97,8 @@ fn not_found(row: &ModelRow, looked: &[PathBuf]) -> Error {
         format!(
             "the files of `{name}` are not on this machine: {places}. Put these files of \
              https://huggingface.co/{} into {target}: config.json, model.safetensors (or \
-             pytorch_model.bin), tokenizer.json (or vocab.txt), tokenizer_config.json and, where \
+             pytorch_model.bin), tokenizer.json (or vocab.txt, spiece.model or \
+             sentencepiece.bpe.model), tokenizer_config.json and, where \
              the repository has them, modules.json, sentence_bert_config.json, \
              config_sentence_transformers.json and the directories 1_Pooling, 2_Dense and \
              2_Normalize. Or give the directory that holds them in place of the name",

@@ -20,6 +20,8 @@ use crate::tokenizer::TokenizerConfig;
 pub(crate) struct Layout {
     /// Where the transformer's files are.
     pub transformer: PathBuf,
+    /// Whether there is a `modules.json`; without one the rest is a default.
+    pub has_modules: bool,
     pub pooling: Vec<Pooling>,
     pub dense: Vec<DenseHead>,
     pub normalize: bool,
@@ -95,6 +97,7 @@ impl Layout {
         let modules = directory.join(MODULES);
         let mut layout = Self {
             transformer: directory.to_path_buf(),
+            has_modules: modules.is_file(),
             pooling: vec![Pooling::Mean],
             dense: Vec::new(),
             normalize: false,
@@ -103,7 +106,7 @@ impl Layout {
             prompts: BTreeMap::new(),
             default_prompt: None,
         };
-        if modules.is_file() {
+        if layout.has_modules {
             layout.read_modules(directory, &modules)?;
         }
         let sentence_bert = layout.transformer.join(SENTENCE_BERT);

@@ -1,10 +1,13 @@
 //! The whole text embedding model.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
+use burn::module::Module;
 use burn::tensor::Device;
 use fin_core::atomic::AtomicDir;
+use fin_core::kernels::Activation;
 use fin_core::nn::LinearConfig;
 use fin_core::weights::{self, Checkpoint, LoadReport, Names};
 use fin_core::{Embedder, EmbeddingNetwork, Error, Pooling, Result};
@@ -19,11 +22,53 @@ use crate::t5::T5Encoder;
 use crate::tokenizer::{TextTokenizer, TokenizedText};
 use crate::xlm_roberta;
 
+/// How a text's token vectors become one vector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TextPooling {
+    /// By these poolings; the vectors of several are concatenated.
+    Tokens(Vec<Pooling>),
+    /// By the checkpoint's own pooler, a dense layer and tanh over the first token. It becomes a
+    /// dense head after [`Pooling::Cls`], which is how a saved directory has it.
+    Pooler,
+}
+
+impl From<Pooling> for TextPooling {
+    fn from(pooling: Pooling) -> Self {
+        Self::Tokens(vec![pooling])
+    }
+}
+
+impl FromStr for TextPooling {
+    type Err = Error;
+
+    /// `pooler`, or names of poolings separated by commas.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] listing the names.
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "pooler" {
+            return Ok(Self::Pooler);
+        }
+        let parse = |name: &str| {
+            name.trim().parse::<Pooling>().map_err(|_| {
+                let names = Pooling::ALL.map(Pooling::name).join(", ");
+                let reason =
+                    format!("`{name}` is not a pooling; accepted: {names}, or pooler alone");
+                Error::argument("pooling", reason)
+            })
+        };
+        text.split(',')
+            .map(parse)
+            .collect::<Result<_>>()
+            .map(Self::Tokens)
+    }
+}
+
 /// What to change of a model as its directory describes it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TextOptions {
-    /// Poolings instead of the directory's (mean for a plain Hugging Face directory).
-    pub pooling: Option<Vec<Pooling>>,
+    /// Pooling instead of the directory's (mean for a plain Hugging Face directory).
+    pub pooling: Option<TextPooling>,
     /// Whether embeddings are scaled to unit length, instead of what the directory says.
     pub normalize: Option<bool>,
     /// Largest number of tokens, instead of the directory's.
@@ -32,6 +77,8 @@ pub struct TextOptions {
     pub output_dim: Option<usize>,
     /// Name of the prompt that is put before every text, instead of the directory's default.
     pub prompt: Option<String>,
+    /// Keeps the backbone as it is in training; only heads learn.
+    pub freeze: bool,
     /// Refuse weights with NaN or infinite values.
     pub check: bool,
 }
@@ -90,8 +137,27 @@ impl TextEmbedder {
         if options.check {
             checkpoint.check_finite()?;
         }
-        let (backbone, mut report) = load_backbone(&config, &checkpoint, device)?;
+        let (mut backbone, mut report) = load_backbone(&config, &checkpoint, device)?;
         let mut dense = Vec::new();
+        let pooling = match options.pooling.clone() {
+            Some(TextPooling::Tokens(pooling)) => pooling,
+            Some(TextPooling::Pooler) => {
+                let pooler = backbone.take_pooler().ok_or_else(|| {
+                    let reason = format!(
+                        "{} has no pooler; accepted here: {}",
+                        checkpoint.path().display(),
+                        Pooling::ALL.map(Pooling::name).join(", ")
+                    );
+                    Error::argument("pooling", reason)
+                })?;
+                dense.push(Dense {
+                    linear: pooler.dense,
+                    activation: Activation::Tanh,
+                });
+                vec![Pooling::Cls]
+            }
+            None => layout.pooling.clone(),
+        };
         for head in &layout.dense {
             let checkpoint = Checkpoint::open_directory(&head.directory)?;
             if options.check {
@@ -122,10 +188,6 @@ impl TextEmbedder {
             report.unused.extend(under(head_report.unused));
             dense.push(module);
         }
-        let pooling = options
-            .pooling
-            .clone()
-            .unwrap_or_else(|| layout.pooling.clone());
         if pooling.is_empty() {
             return Err(Error::argument("pooling", "at least one is needed"));
         }
@@ -146,6 +208,14 @@ impl TextEmbedder {
             }
             let width = network.output_dim();
             network.dense.push(Dense::projection(width, dim, device));
+        }
+        if options.freeze {
+            if network.dense.is_empty() {
+                let reason = "with the backbone frozen there is nothing left to train; ask for a \
+                              projection head with output-dim";
+                return Err(Error::argument("freeze", reason));
+            }
+            network.backbone = network.backbone.no_grad();
         }
 
         let limit = config.max_tokens();
@@ -228,6 +298,18 @@ impl TextEmbedder {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &TextTokenizer {
         &self.tokenizer
+    }
+
+    /// The pooling that the model's directory names, where it has a `modules.json`.
+    pub fn directory_pooling(&self) -> Option<&[Pooling]> {
+        let layout = &self.files.layout;
+        layout.has_modules.then_some(layout.pooling.as_slice())
+    }
+
+    /// Whether the model's directory asks for unit length, where it has a `modules.json`.
+    pub fn directory_normalize(&self) -> Option<bool> {
+        let layout = &self.files.layout;
+        layout.has_modules.then_some(layout.normalize)
     }
 
     /// Whether the network scales embeddings to unit length, or not.

@@ -32,6 +32,6 @@ pub mod xlm_roberta;
 
 pub use batch::TokenBatch;
 pub use config::BackboneConfig;
-pub use embedder::{TextEmbedder, TextOptions};
+pub use embedder::{TextEmbedder, TextOptions, TextPooling};
 pub use network::{Dense, TextBackbone, TextNetwork};
 pub use tokenizer::{TextTokenizer, TokenizedText};

@@ -8,7 +8,7 @@ use fin_core::weights::{self, Names};
 use fin_core::{Backbone, EmbeddingNetwork, Pooling, l2_normalize};
 
 use crate::batch::TokenBatch;
-use crate::bert::Bert;
+use crate::bert::{Bert, BertPooler};
 use crate::distilbert::DistilBert;
 use crate::t5::T5Encoder;
 use crate::xlm_roberta;
@@ -35,6 +35,14 @@ impl TextBackbone {
             Self::DistilBert(model) => model.hidden_states(batch),
             Self::XlmRoberta(model) => model.hidden_states(batch),
             Self::T5(model) => model.hidden_states(batch),
+        }
+    }
+
+    /// Takes the pooler out, where the checkpoint had one.
+    pub(crate) fn take_pooler(&mut self) -> Option<BertPooler> {
+        match self {
+            Self::Bert(model) | Self::XlmRoberta(model) => model.pooler.take(),
+            Self::DistilBert(_) | Self::T5(_) => None,
         }
     }
 

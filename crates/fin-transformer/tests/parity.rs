@@ -306,6 +306,32 @@ fn padding_and_order(name: &str) {
     }
 }
 
+/// BERT's pooler as the pooling, and in the directory that is saved then.
+#[test]
+fn the_pooler_becomes_a_head() {
+    let reference = Reference::open("bert-tiny.reference");
+    let expected = reference.tensors.read_f32("pooler_output").unwrap();
+    let device = DeviceSpec::Flex.open().unwrap();
+    let options = TextOptions {
+        pooling: Some("pooler".parse().unwrap()),
+        normalize: Some(false),
+        ..TextOptions::default()
+    };
+    let model = TextEmbedder::open(fixtures().join("bert-tiny"), &options, &device).unwrap();
+    let saved = tempfile::tempdir().unwrap();
+    let saved = saved.path().join("pooler");
+    model.save(&saved).unwrap();
+    let reopened = TextEmbedder::open(&saved, &TextOptions::default(), &device).unwrap();
+    for model in [model, reopened] {
+        let limits = BatchLimits::default();
+        let post = PostProcess::default();
+        let found = encode(&model, &reference.texts(), &device, limits, post, |_| {}).unwrap();
+        check("pooler", &found.values, &expected, 1e-5);
+    }
+    let error = TextEmbedder::open(fixtures().join("t5-tiny"), &options, &device).unwrap_err();
+    assert!(error.to_string().contains("has no pooler"), "{error}");
+}
+
 #[test]
 fn truncation_is_reported() {
     let device = DeviceSpec::Flex.open().unwrap();

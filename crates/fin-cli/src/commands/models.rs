@@ -1,7 +1,7 @@
 //! `fin models`.
 
 use clap::Args;
-use fin_registry::{Task, describe_models, list_models};
+use fin_registry::{Catalogue, Task};
 
 use crate::report::{self, Format, Result};
 
@@ -9,7 +9,9 @@ use crate::report::{self, Format, Result};
 ///
 /// The files of a model are looked for in $FIN_MODELS/NAME, in the cache ($FIN_CACHE/NAME, by
 /// default ~/.cache/fin/NAME) and in the cache of the Hugging Face hub. Any other model in the
-/// format of Hugging Face or sentence-transformers is given by its directory.
+/// format of Hugging Face or sentence-transformers is given by its directory. The file that
+/// $FIN_CATALOGUE names adds rows of your own, in the form of
+/// crates/fin-registry/src/catalogue.toml.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct ModelsArgs {
@@ -17,7 +19,8 @@ pub struct ModelsArgs {
     #[arg(long)]
     task: Option<Task>,
 
-    /// Form of the list; json has further fields: source, licence, pooling, normalize, max_length
+    /// Form of the list; json has further fields: source, licence, pooling,
+    /// normalize, max_length and more
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -28,8 +31,9 @@ Examples:
   fin models --format json";
 
 pub fn run(args: &ModelsArgs) -> Result<()> {
+    let catalogue = Catalogue::from_env()?;
     match args.format {
-        Format::Table => report::print(&describe_models(args.task)),
-        Format::Json => report::print_json(&list_models(args.task)),
+        Format::Table => report::print(&catalogue.table(args.task)),
+        Format::Json => report::print_json(&catalogue.list(args.task)),
     }
 }

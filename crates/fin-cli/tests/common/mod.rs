@@ -18,7 +18,7 @@ pub fn fixture(path: &str) -> PathBuf {
 /// The program, away from whatever models this machine has.
 pub fn fin() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fin"));
-    for name in ["FIN_MODELS", "XDG_CACHE_HOME", "HF_HOME"] {
+    for name in ["FIN_CATALOGUE", "FIN_MODELS", "XDG_CACHE_HOME", "HF_HOME"] {
         command.env_remove(name);
     }
     command.env("FIN_CACHE", "/nonexistent-fin-cache");

@@ -74,8 +74,9 @@ pub fn run(args: &FitArgs) -> Result<()> {
     let device = settings.device()?.open()?;
     // New weights, where there are any, depend on the seed too.
     device.seed(seed);
-    let model = build_model(required.model, &model_options, &device)?;
-    report::note_unknown_tensors(model.report());
+    let model = build_model(required.model, &model_options)?;
+    report::note_model(&model);
+    let model = model.embedder;
     note!(
         "{} of {}",
         count(dataset.len(), "example", "examples"),

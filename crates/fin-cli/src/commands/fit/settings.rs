@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fin_core::input::Column;
-use fin_core::{DeviceSpec, Error, Pooling};
+use fin_core::{BatchLimits, DeviceSpec, Error};
 use fin_registry::{ModelOptions, nearest};
 use fin_train::{Options, TrainConfig};
 use serde::{Deserialize, Serialize};
@@ -28,8 +28,8 @@ pub struct Settings {
     #[arg(long, help_heading = "Model")]
     pub device: Option<String>,
 
-    /// Pooling instead of the model's: cls, mean, mean_sqrt_len, max, last_token or gem; several
-    /// are concatenated
+    /// Pooling instead of the model's: cls, mean, mean_sqrt_len, max, last_token or gem (several,
+    /// separated by commas, are concatenated), or pooler
     #[arg(long, value_delimiter = ',', help_heading = "Model")]
     pub pooling: Option<Vec<String>>,
 
@@ -48,6 +48,10 @@ pub struct Settings {
     /// Name of the model's prompt that is put before every text
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub prompt: Option<String>,
+
+    /// Train heads alone and leave the backbone as it is; needs --output-dim or a model with heads
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Model")]
+    pub freeze: Option<bool>,
 
     /// Refuse weights with values that are NaN or infinite
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Model")]
@@ -232,21 +236,16 @@ impl Settings {
     }
 
     pub fn model_options(&self) -> Result<ModelOptions> {
-        let pooling = match &self.pooling {
-            Some(names) => Some(
-                names
-                    .iter()
-                    .map(|name| name.parse())
-                    .collect::<fin_core::Result<Vec<Pooling>>>()?,
-            ),
-            None => None,
-        };
+        let pooling = self.pooling.as_ref().map(|names| names.join(",").parse());
         Ok(ModelOptions {
-            pooling,
+            device: self.device()?,
+            limits: BatchLimits::default(),
+            pooling: pooling.transpose()?,
             normalize: self.normalize,
             max_length: self.max_length,
             output_dim: self.output_dim,
             prompt: self.prompt.clone(),
+            freeze: self.freeze.unwrap_or_default(),
             check: self.check.unwrap_or_default(),
         })
     }

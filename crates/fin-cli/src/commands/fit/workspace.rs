@@ -156,6 +156,7 @@ fn identity(settings: &Settings) -> Map<String, Value> {
         ("output_dim", Value::from(settings.output_dim)),
         ("normalize", Value::from(settings.normalize)),
         ("prompt", Value::from(settings.prompt.clone())),
+        ("freeze", Value::from(settings.freeze)),
     ];
     fields
         .into_iter()
