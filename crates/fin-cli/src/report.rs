@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::path::Path;
 
 use clap::ValueEnum;
 use fin_core::weights::LoadReport;
@@ -134,6 +135,27 @@ pub fn note_truncated(truncated: usize, max_length: usize) {
             count(truncated, "text", "texts")
         );
     }
+}
+
+/// A directory is replaced only where it holds a model, and only where that is asked for.
+pub fn check_replaceable(output: &Path, overwrite: bool, flag: &str) -> fin_core::Result<()> {
+    let Ok(mut entries) = std::fs::read_dir(output) else {
+        return Ok(());
+    };
+    if entries.next().is_none() {
+        return Ok(());
+    }
+    let is_model = output.join("config.json").is_file() || output.join("modules.json").is_file();
+    let reason = match (is_model, overwrite) {
+        (true, true) => return Ok(()),
+        (true, false) => format!(
+            "holds a model already; choose another {flag}, or pass --overwrite to replace it"
+        ),
+        (false, _) => {
+            format!("is a directory that holds something other than a model; choose another {flag}")
+        }
+    };
+    Err(fin_core::Error::invalid(output, reason))
 }
 
 /// A tensor report for programs.

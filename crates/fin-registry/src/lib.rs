@@ -18,12 +18,16 @@
 
 mod build;
 mod catalogue;
+mod convert;
 mod describe;
 mod locations;
 mod nearest;
 
 pub use build::{Contradiction, Model, ModelOptions, Registry, build_model};
 pub use catalogue::{Architecture, Catalogue, ModelRow, Preprocessing, Task, find, list_models};
+pub use convert::{
+    ConvertOptions, ConvertReport, FileDigest, FileMapping, MANIFEST, TensorMapping,
+};
 pub use describe::describe_models;
 pub use locations::Locations;
 pub use nearest::nearest;

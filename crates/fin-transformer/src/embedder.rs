@@ -231,11 +231,7 @@ impl TextEmbedder {
                 let reason = format!("{asked} tokens asked for; the model takes {takes}");
                 return Err(Error::argument("max-length", reason));
             }
-            None => layout
-                .max_length
-                .or(config.pretrained_tokens())
-                .unwrap_or(DEFAULT_LENGTH)
-                .min(largest),
+            None => default_max_length(&layout, &config),
         };
         if max_length < MIN_LENGTH {
             return Err(Error::config(
@@ -261,17 +257,7 @@ impl TextEmbedder {
                 )
             })?,
         };
-        let verbatim = VERBATIM
-            .into_iter()
-            .map(|name| (name, layout.transformer.join(name)))
-            .filter(|(_, path)| path.is_file())
-            .map(|(name, path)| {
-                Ok((
-                    name,
-                    std::fs::read(&path).map_err(Error::io(&path, "read"))?,
-                ))
-            })
-            .collect::<Result<_>>()?;
+        let verbatim = verbatim_files(&layout)?;
         Ok(Self {
             network,
             tokenizer: Arc::new(tokenizer),
@@ -370,42 +356,70 @@ impl TextEmbedder {
     }
 }
 
-/// Loads the backbone, whatever prefix a task head's checkpoint puts before its keys.
+/// Largest number of tokens of a model as its files describe it.
+pub(crate) fn default_max_length(layout: &Layout, config: &BackboneConfig) -> usize {
+    let length = layout.max_length.or(config.pretrained_tokens());
+    let largest = config.max_tokens().unwrap_or(usize::MAX);
+    length.unwrap_or(DEFAULT_LENGTH).min(largest)
+}
+
+/// The files of a directory that are carried over as they are.
+pub(crate) fn verbatim_files(layout: &Layout) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    VERBATIM
+        .into_iter()
+        .map(|name| (name, layout.transformer.join(name)))
+        .filter(|(_, path)| path.is_file())
+        .map(|(name, path)| {
+            let bytes = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
+            Ok((name, bytes))
+        })
+        .collect()
+}
+
+/// Key names of a backbone's checkpoint, with the prefix that a task head's puts before them.
+pub(crate) fn backbone_names(config: &BackboneConfig, checkpoint: &Checkpoint) -> Names {
+    let (mut names, prefix) = match config {
+        BackboneConfig::Bert(_) => (Bert::names(), "bert."),
+        BackboneConfig::DistilBert(_) => (DistilBert::names(), "distilbert."),
+        BackboneConfig::XlmRoberta(_) => (xlm_roberta::names(), "roberta."),
+        BackboneConfig::T5(_) => (T5Encoder::names(), "transformer."),
+    };
+    if checkpoint.has_prefix(prefix) {
+        names.prefix = prefix.to_string();
+    }
+    names
+}
+
+/// Whether a checkpoint has BERT's pooler.
+pub(crate) fn has_pooler(names: &Names, checkpoint: &Checkpoint) -> bool {
+    let key = format!("{}pooler.dense.weight", names.prefix);
+    checkpoint.get(&key).is_some()
+}
+
+/// Loads the backbone.
 fn load_backbone(
     config: &BackboneConfig,
     checkpoint: &Checkpoint,
     device: &Device,
 ) -> Result<(TextBackbone, LoadReport)> {
-    let with_prefix = |mut names: Names, prefix: &str| {
-        if checkpoint.has_prefix(prefix) {
-            names.prefix = prefix.to_string();
-        }
-        names
-    };
-    let pooler = |names: &Names| {
-        let key = format!("{}pooler.dense.weight", names.prefix);
-        checkpoint.get(&key).is_some()
-    };
+    let names = backbone_names(config, checkpoint);
+    let pooler = has_pooler(&names, checkpoint);
     match config {
         BackboneConfig::Bert(config) => {
-            let names = with_prefix(Bert::names(), "bert.");
-            let model = config.init(pooler(&names), device)?;
+            let model = config.init(pooler, device)?;
             let (model, report) = weights::load(model, checkpoint, &names, device)?;
             Ok((TextBackbone::Bert(model), report))
         }
         BackboneConfig::DistilBert(config) => {
-            let names = with_prefix(DistilBert::names(), "distilbert.");
             let (model, report) = weights::load(config.init(device)?, checkpoint, &names, device)?;
             Ok((TextBackbone::DistilBert(model), report))
         }
         BackboneConfig::XlmRoberta(config) => {
-            let names = with_prefix(xlm_roberta::names(), "roberta.");
-            let model = config.init(pooler(&names), device)?;
+            let model = config.init(pooler, device)?;
             let (model, report) = weights::load(model, checkpoint, &names, device)?;
             Ok((TextBackbone::XlmRoberta(model), report))
         }
         BackboneConfig::T5(config) => {
-            let names = T5Encoder::names();
             let (model, report) = weights::load(config.init(device)?, checkpoint, &names, device)?;
             Ok((TextBackbone::T5(model), report))
         }

@@ -22,6 +22,7 @@
 pub mod batch;
 pub mod bert;
 mod config;
+pub mod convert;
 mod directory;
 pub mod distilbert;
 mod embedder;

@@ -1,6 +1,6 @@
 //! Named tensors from files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -119,7 +119,7 @@ impl Checkpoint {
         if path.is_dir() {
             return Self::open_directory(path);
         }
-        let tensors = if path.to_string_lossy().ends_with(".index.json") {
+        let tensors = if is_index(path) {
             open_shards(path)?
         } else {
             match pytorch::sniff(path)? {
@@ -158,6 +158,22 @@ impl Checkpoint {
     /// The file the checkpoint was opened from (the index, where it is sharded).
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The files that hold the tensors: the shards, where it is sharded.
+    ///
+    /// # Errors
+    /// Those of reading the index.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        if !is_index(&self.path) {
+            return Ok(vec![self.path.clone()]);
+        }
+        let shards: BTreeSet<String> = read_index(&self.path)?.into_values().collect();
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        Ok(shards
+            .into_iter()
+            .map(|file| directory.join(file))
+            .collect())
     }
 
     /// Names and entries in alphabetical order.
@@ -203,25 +219,43 @@ impl Checkpoint {
                 path: self.path.clone(),
                 names: vec![name.to_string()],
             })?;
-        let convert = |bytes: &[u8]| -> Result<Vec<f32>> {
-            Ok(match entry.dtype {
-                DType::F32 => chunks(bytes, f32::from_le_bytes),
-                DType::F16 => chunks(bytes, |b| f16::from_le_bytes(b).to_f32()),
-                DType::Bf16 => chunks(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-                DType::F64 => chunks(bytes, |b| f64::from_le_bytes(b) as f32),
-                DType::I64 | DType::Other(_) => {
-                    return Err(Error::UnsupportedDType {
-                        path: self.path.clone(),
-                        tensor: name.to_string(),
-                        dtype: entry.dtype.to_string(),
-                    });
-                }
+        self.with_bytes(entry, |bytes| {
+            decode(entry.dtype, bytes).ok_or_else(|| Error::UnsupportedDType {
+                path: self.path.clone(),
+                tensor: name.to_string(),
+                dtype: entry.dtype.to_string(),
             })
-        };
+        })?
+    }
+
+    /// Calls `f` with a tensor's little-endian bytes in row-major order.
+    ///
+    /// A mapped file's pages are given back to the system after it, so that a checkpoint does not
+    /// stay in memory beside the tensors that are made of it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the storage cannot be read.
+    pub(super) fn with_bytes<T>(
+        &self,
+        entry: &TensorEntry,
+        f: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T> {
         match &entry.source {
-            Source::Mapped { map, start, end } => convert(&map[*start..*end]),
+            Source::Mapped { map, start, end } => {
+                let value = f(&map[*start..*end]);
+                #[cfg(unix)]
+                {
+                    let advice = memmap2::UncheckedAdvice::DontNeed;
+                    // SAFETY: the mapping is of a file and never written to: pages that are
+                    // dropped are read from the file again when they are next touched. That they
+                    // could not be dropped changes nothing.
+                    let _ = unsafe { map.unchecked_advise_range(advice, *start, end - start) };
+                }
+                Ok(value)
+            }
             Source::PyTorch(tensor) => {
-                convert(&tensor.read().map_err(Error::io(&self.path, "read"))?)
+                let bytes = tensor.read().map_err(Error::io(&self.path, "read"))?;
+                Ok(f(&bytes))
             }
         }
     }
@@ -249,6 +283,17 @@ impl Checkpoint {
     }
 }
 
+/// Little-endian floats of any width as f32; `None` for what is no float.
+pub(super) fn decode(dtype: DType, bytes: &[u8]) -> Option<Vec<f32>> {
+    Some(match dtype {
+        DType::F32 => chunks(bytes, f32::from_le_bytes),
+        DType::F16 => chunks(bytes, |b| f16::from_le_bytes(b).to_f32()),
+        DType::Bf16 => chunks(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+        DType::F64 => chunks(bytes, |b| f64::from_le_bytes(b) as f32),
+        DType::I64 | DType::Other(_) => return None,
+    })
+}
+
 fn chunks<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
     bytes
         .as_chunks::<N>()
@@ -258,8 +303,12 @@ fn chunks<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f3
         .collect()
 }
 
-/// Opens all shards that an index names.
-fn open_shards(index: &Path) -> Result<BTreeMap<String, TensorEntry>> {
+fn is_index(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(".index.json")
+}
+
+/// The file of every tensor, as a shard index has it.
+fn read_index(index: &Path) -> Result<BTreeMap<String, String>> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
@@ -267,10 +316,16 @@ fn open_shards(index: &Path) -> Result<BTreeMap<String, TensorEntry>> {
     let text = std::fs::read_to_string(index).map_err(Error::io(index, "read"))?;
     let parsed: Index = serde_json::from_str(&text)
         .map_err(|e| Error::invalid(index, format!("not a shard index: {e}")))?;
+    Ok(parsed.weight_map)
+}
+
+/// Opens all shards that an index names.
+fn open_shards(index: &Path) -> Result<BTreeMap<String, TensorEntry>> {
+    let weight_map = read_index(index)?;
     let directory = index.parent().unwrap_or(Path::new("."));
     let mut shards: BTreeMap<&str, Checkpoint> = BTreeMap::new();
     let mut tensors = BTreeMap::new();
-    for (tensor, file) in &parsed.weight_map {
+    for (tensor, file) in &weight_map {
         let plain = Path::new(file)
             .file_name()
             .is_some_and(|name| name == file.as_str());

@@ -62,7 +62,14 @@ impl Names {
         })
     }
 
-    fn is_ignored(&self, key: &str) -> bool {
+    /// The key that a checkpoint has a tensor of this key under, be it the older one.
+    pub(super) fn source(&self, checkpoint: &Checkpoint, key: &str) -> Option<String> {
+        let older = || self.older(key);
+        let keys = std::iter::once(key.to_string()).chain(std::iter::once_with(older).flatten());
+        keys.into_iter().find(|key| checkpoint.get(key).is_some())
+    }
+
+    pub(super) fn is_ignored(&self, key: &str) -> bool {
         let matches = |pattern: &str, key: &str| match pattern.strip_suffix('*') {
             Some(start) => key.starts_with(start),
             None => key == pattern,
@@ -143,13 +150,7 @@ pub fn load<M: Module>(
             names: missing,
         });
     }
-    let taken: BTreeSet<&str> = used.iter().map(String::as_str).collect();
-    let (ignored, unused) = checkpoint
-        .iter()
-        .map(|(name, _)| name)
-        .filter(|name| !taken.contains(name))
-        .map(str::to_string)
-        .partition(|name| names.is_ignored(name));
+    let (ignored, unused) = left_over(checkpoint, names, &used);
     Ok((
         module,
         LoadReport {
@@ -158,6 +159,21 @@ pub fn load<M: Module>(
             unused,
         },
     ))
+}
+
+/// The tensors that were not used: those knowingly left aside, and those nothing is known about.
+pub(super) fn left_over(
+    checkpoint: &Checkpoint,
+    names: &Names,
+    used: &[String],
+) -> (Vec<String>, Vec<String>) {
+    let taken: BTreeSet<&str> = used.iter().map(String::as_str).collect();
+    checkpoint
+        .iter()
+        .map(|(name, _)| name)
+        .filter(|name| !taken.contains(name))
+        .map(str::to_string)
+        .partition(|name| names.is_ignored(name))
 }
 
 struct Loader<'a> {
@@ -173,17 +189,12 @@ struct Loader<'a> {
 impl Loader<'_> {
     /// The values for the current path, or `None` where there are none to be had.
     fn read(&mut self, expected: &[usize]) -> Option<Vec<f32>> {
-        let mut key = self.names.key(&self.path);
-        if self.checkpoint.get(&key).is_none()
-            && let Some(older) = self.names.older(&key)
-            && self.checkpoint.get(&older).is_some()
-        {
-            key = older;
-        }
-        let Some(entry) = self.checkpoint.get(&key) else {
+        let key = self.names.key(&self.path);
+        let Some(key) = self.names.source(self.checkpoint, &key) else {
             self.missing.push(key);
             return None;
         };
+        let entry = self.checkpoint.get(&key)?;
         if entry.shape() != expected {
             let mismatch = Error::ShapeMismatch {
                 path: self.checkpoint.path().to_path_buf(),

@@ -8,11 +8,13 @@
 //! upstream key names.
 
 mod checkpoint;
+mod convert;
 mod load;
 mod pytorch;
 mod safetensors;
 mod save;
 
 pub use checkpoint::{Checkpoint, DType, TensorEntry};
+pub use convert::{FloatType, MappedTensor, Mapping, map, write_converted};
 pub use load::{LoadReport, Names, load};
 pub use save::{save, state_dict};

@@ -8,6 +8,7 @@ use fin_train::checkpoint;
 use serde_json::{Map, Value};
 
 use super::settings::Settings;
+use crate::report::check_replaceable;
 
 /// Name of the file in the directory of checkpoints that says which model they are of.
 const MODEL: &str = "model.json";
@@ -28,7 +29,7 @@ impl Workspace {
             let reason = format!("`{}` has no name of its own", output.display());
             return Err(Error::argument("output", reason));
         };
-        check_replaceable(output, overwrite)?;
+        check_replaceable(output, overwrite, "--output")?;
         drop(AtomicDir::create(output)?);
         let mut checkpoints = name.to_owned();
         checkpoints.push(".checkpoint");
@@ -115,28 +116,6 @@ impl Workspace {
             Ok(Some(_)) => true,
             Err(_) => false,
         }
-    }
-}
-
-/// A directory is replaced only where it holds a model, and only where that is asked for.
-fn check_replaceable(output: &Path, overwrite: bool) -> Result<()> {
-    let Ok(mut entries) = std::fs::read_dir(output) else {
-        return Ok(());
-    };
-    if entries.next().is_none() {
-        return Ok(());
-    }
-    let is_model = output.join("config.json").is_file() || output.join("modules.json").is_file();
-    match (is_model, overwrite) {
-        (true, true) => Ok(()),
-        (true, false) => Err(Error::invalid(
-            output,
-            "holds a model already; choose another --output, or pass --overwrite to replace it",
-        )),
-        (false, _) => Err(Error::invalid(
-            output,
-            "is a directory that holds something other than a model; choose another --output",
-        )),
     }
 }
 
