@@ -19,6 +19,9 @@ cargo xtask <task>
                              --help says more
   parity [--device LIST]     every family's parity tests on these devices (flex, tch, wgpu),
                              from one binary; sets LibTorch up by scripts/setup-libtorch.sh
+  parity --family text [--device LIST] [--model NAME]
+                             the text models at full size with random weights, against references
+                             made on the spot (scripts/setup-reference.sh), and their conversion
   bench [--model DIR]        encoder throughput beside PyTorch in the same run; --write puts the
                              table into benches/results/
   tidy                       check the workspace's invariants (docs/architecture.md)
@@ -94,6 +97,7 @@ fn capture(command: &mut Command) -> Result<String, String> {
         .output()
         .map_err(|e| format!("{command:?} cannot be started: {e}"))?;
     if !output.status.success() {
+        eprint!("{}", String::from_utf8_lossy(&output.stdout));
         return Err(format!("{command:?} failed: {}", output.status));
     }
     String::from_utf8(output.stdout)

@@ -1,12 +1,46 @@
-//! The parity tests of every family on several devices, from one binary.
+//! The parity tests of every family on several devices, from one binary; and, family by family,
+//! at full size against references made on the spot.
 
-use crate::{Outcome, capture, cargo, command, option};
+use std::path::{Path, PathBuf};
+
+use crate::{Outcome, cache, capture, cargo, command, option, root};
 
 /// Crates with a `parity` test and the backends it takes.
 const FAMILIES: [&str; 1] = ["fin-transformer"];
 
+/// The text models of `scripts/reference/text_full.py`; those that are in the catalogue are
+/// converted too.
+const TEXT_MODELS: [(&str, bool); 11] = [
+    ("jina-embedding-t-en-v1", true),
+    ("jina-embedding-s-en-v1", true),
+    ("jina-embedding-b-en-v1", true),
+    ("jina-embedding-l-en-v1", true),
+    ("bert-base-en", true),
+    ("bert-base-multi", true),
+    ("distiluse-base-multi", true),
+    ("sbert-base-en", true),
+    ("all-minilm-l6-v2", true),
+    ("t5-v1_1-small", false),
+    ("xlm-roberta-base", false),
+];
+
+const OPTIONS: [&str; 3] = ["--device", "--family", "--model"];
+
 pub fn run(args: &[String]) -> Outcome {
-    let devices = option(args, "--device", &["--device"])?.unwrap_or_else(|| "flex".into());
+    let devices = option(args, "--device", &OPTIONS)?.unwrap_or_else(|| "flex".into());
+    let features = features(&devices)?;
+    match option(args, "--family", &OPTIONS)?.as_deref() {
+        None => fixtures(&devices, &features),
+        Some("text") => {
+            let chosen = option(args, "--model", &OPTIONS)?;
+            text(&devices, &features, chosen.as_deref())
+        }
+        Some(other) => Err(format!("no family `{other}`; known: text")),
+    }
+}
+
+/// The cargo features of a list of devices.
+fn features(devices: &str) -> Result<Vec<&str>, String> {
     let mut features: Vec<&str> = Vec::new();
     for device in devices.split(',') {
         let feature = device.split(':').next().unwrap_or_default();
@@ -21,17 +55,121 @@ pub fn run(args: &[String]) -> Outcome {
             }
         }
     }
+    Ok(features)
+}
+
+/// Small models from committed fixtures.
+fn fixtures(devices: &str, features: &[&str]) -> Outcome {
     for family in FAMILIES {
         let mut test = cargo();
         test.args(["test", "--release", "--package", family, "--test", "parity"]);
-        if !features.is_empty() {
-            test.args(["--features", &features.join(",")]);
-        }
-        test.env("FIN_TEST_DEVICES", &devices);
-        if features.contains(&"tch") {
-            libtorch(&mut test)?;
-        }
+        add_devices(&mut test, devices, features)?;
         crate::run(&mut test)?;
+    }
+    Ok(())
+}
+
+/// The text models at full size: hidden states, pooled vectors and embeddings, then their
+/// conversion into each element type.
+fn text(devices: &str, features: &[&str], chosen: Option<&str>) -> Outcome {
+    let python = python()?;
+    let folder = cache()?.join("full-size");
+    std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let known = TEXT_MODELS.map(|(name, _)| name);
+    if let Some(name) = chosen.filter(|name| !known.contains(name)) {
+        return Err(format!("no model `{name}`; known: {}", known.join(", ")));
+    }
+    let mut results = String::new();
+    for (name, in_catalogue) in TEXT_MODELS {
+        if chosen.is_some_and(|chosen| chosen != name) {
+            continue;
+        }
+        println!("\n== {name} ==");
+        let model = folder.join(name);
+        let outcome = text_model(&python, &model, name, devices, features, in_catalogue);
+        // Some are larger than a gigabyte.
+        let _ = std::fs::remove_dir_all(&model);
+        results += &outcome?;
+    }
+    println!("\n== summary ==\n{results}");
+    Ok(())
+}
+
+fn text_model(
+    python: &Path,
+    folder: &Path,
+    name: &str,
+    devices: &str,
+    features: &[&str],
+    in_catalogue: bool,
+) -> Result<String, String> {
+    let mut script = command(python);
+    script.arg(root().join("scripts/reference/text_full.py"));
+    let parent = folder.parent().unwrap_or(folder);
+    script.arg(name).arg("--out").arg(parent);
+    let versions = capture(&mut script)?;
+    print!("{versions}");
+    let mut test = cargo();
+    // The whole workspace, so that its dependencies are built once for all tasks.
+    test.args(["test", "--workspace", "--test", "full_size"]);
+    add_devices(&mut test, devices, features)?;
+    test.args(["--", "--ignored", "--nocapture"]);
+    test.env("FIN_FULL_SIZE", folder);
+    let printed = capture(&mut test)?;
+    let lines: Vec<&str> = printed
+        .lines()
+        .filter(|line| line.starts_with(name))
+        .collect();
+    if lines.is_empty() {
+        return Err(format!("no comparison was made:\n{printed}"));
+    }
+    let mut results = lines.join("\n") + "\n";
+    if in_catalogue {
+        for dtype in ["f32", "f16", "bf16"] {
+            let to = folder.join(dtype);
+            let mut fin = cargo();
+            fin.args([
+                "run",
+                "--quiet",
+                "--release",
+                "--package",
+                "fin-cli",
+                "--bin",
+                "fin",
+            ]);
+            fin.args(["--", "convert-weights", name, "--dtype", dtype]);
+            fin.arg("--from").arg(folder.join("model"));
+            fin.arg("--to").arg(&to);
+            fin.arg("--verify").arg(folder.join("texts.npy"));
+            let printed = capture(&mut fin)?;
+            for line in printed.lines().filter(|line| {
+                line.contains("carried over")
+                    || line.starts_with("verified")
+                    || line.starts_with("peak")
+            }) {
+                results += &format!("{name} as {dtype}: {}\n", line.trim());
+            }
+            let _ = std::fs::remove_dir_all(&to);
+        }
+    }
+    print!("{results}");
+    Ok(results)
+}
+
+/// A Python with the reference libraries, installed where they are missing.
+fn python() -> Result<PathBuf, String> {
+    capture(command("bash").arg("scripts/setup-reference.sh"))?;
+    Ok(cache()?.join("libtorch-2.9.0/bin/python"))
+}
+
+/// Features and environment for a list of devices.
+fn add_devices(test: &mut std::process::Command, devices: &str, features: &[&str]) -> Outcome {
+    if !features.is_empty() {
+        test.args(["--features", &features.join(",")]);
+    }
+    test.env("FIN_TEST_DEVICES", devices);
+    if features.contains(&"tch") {
+        libtorch(test)?;
     }
     Ok(())
 }

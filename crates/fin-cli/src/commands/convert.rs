@@ -99,17 +99,14 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
         allow_missing: args.allow_missing,
     };
     let registry = Registry::from_env()?;
-    let (report, error) =
-        registry.convert(
-            &args.model,
-            from,
-            &args.to,
-            &options,
-            |directory| match verification {
-                Some(verification) => verification.check(directory, args.dtype).map(Some),
-                None => Ok(None),
-            },
-        )?;
+    let mut peak = None;
+    let (report, error) = registry.convert(&args.model, from, &args.to, &options, |directory| {
+        peak = peak_memory();
+        match verification {
+            Some(verification) => verification.check(directory, args.dtype).map(Some),
+            None => Ok(None),
+        }
+    })?;
     for text in &report.notes {
         note!("warning: {text}");
     }
@@ -122,15 +119,28 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
                 ),
                 None => String::new(),
             };
-            report::print(&format!("{report}{verified}"))
+            let peak = match peak {
+                Some(bytes) => format!("peak memory {} MB before any verification\n", bytes >> 20),
+                None => String::new(),
+            };
+            report::print(&format!("{report}{peak}{verified}"))
         }
         Format::Json => report::print_json(&json!({
             "report": report,
             "to": args.to,
             "verify_relative_error": error,
+            "peak_memory_bytes": peak,
             "verify_tolerance": error.map(|_| args.dtype.tolerance()),
         })),
     }
+}
+
+/// Largest resident memory of this process so far, in bytes, where the system tells.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes << 10)
 }
 
 /// Reference embeddings and their texts.
