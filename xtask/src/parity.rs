@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::{Outcome, cache, capture, cargo, command, option, root};
 
 /// Crates with a `parity` test and the backends it takes.
@@ -141,19 +143,48 @@ fn text_model(
             fin.arg("--from").arg(folder.join("model"));
             fin.arg("--to").arg(&to);
             fin.arg("--verify").arg(folder.join("texts.npy"));
-            let printed = capture(&mut fin)?;
-            for line in printed.lines().filter(|line| {
-                line.contains("carried over")
-                    || line.starts_with("verified")
-                    || line.starts_with("peak")
-            }) {
-                results += &format!("{name} as {dtype}: {}\n", line.trim());
-            }
+            let printed = capture(fin.args(["--format", "json"]))?;
+            results += &conversion(name, dtype, folder, &printed)?;
             let _ = std::fs::remove_dir_all(&to);
         }
     }
     print!("{results}");
     Ok(results)
+}
+
+/// A line about a conversion, from its report as JSON; the catalogue must be right about it.
+fn conversion(name: &str, dtype: &str, folder: &Path, json: &str) -> Result<String, String> {
+    let value: Value = serde_json::from_str(json).map_err(|e| format!("convert-weights: {e}"))?;
+    let report = &value["report"];
+    if report["notes"]
+        .as_array()
+        .is_none_or(|notes| !notes.is_empty())
+    {
+        return Err(format!(
+            "{name} is not what the catalogue says: {}",
+            report["notes"]
+        ));
+    }
+    let count = |list: &Value| list.as_array().map_or(0, Vec::len);
+    let mappings = report["mappings"].as_array().map_or(&[][..], Vec::as_slice);
+    let total = |part: &str| -> usize { mappings.iter().map(|m| count(&m[part])).sum() };
+    let size = std::fs::metadata(folder.join("model/model.safetensors"))
+        .map_err(|e| format!("{}: {e}", folder.display()))?
+        .len();
+    let peak = value["peak_memory_bytes"].as_f64().unwrap_or(f64::NAN);
+    let error = value["verify_relative_error"]
+        .as_f64()
+        .ok_or("nothing was verified")?;
+    Ok(format!(
+        "{name} as {dtype}: {} tensors, {} left aside, {} unknown, {} missing; relative error \
+         {error:.1e}; peak memory {:.0} MB, {:.2} of the checkpoint\n",
+        total("tensors"),
+        total("ignored"),
+        total("unused"),
+        total("missing"),
+        peak / 1e6,
+        peak / size as f64,
+    ))
 }
 
 /// A Python with the reference libraries, installed where they are missing.
