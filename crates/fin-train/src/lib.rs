@@ -1,40 +1,4 @@
-//! Fine-tuning and evaluation of embedding models.
-//!
-//! - [`dataset`]: examples, from memory or (feature `text`) from files.
-//! - [`loss`], [`sampler`], [`schedule`], [`callback`], [`mod@evaluate`]: each a trait with its
-//!   implementations, one a file, by name where a configuration file names it.
-//! - [`optim`]: AdamW with clipping by the global norm.
-//! - [`Trainer`]: the loop; [`checkpoint`]: what it writes in between and resumes from.
-//!
-//! Everything is written against [`fin_core::Embedder`]; no architecture is known here.
-//!
-//! ```no_run
-//! use fin_core::{DeviceSpec, Embedder, Result};
-//! use fin_train::callback::{Evaluate, ProgressBar};
-//! use fin_train::dataset::Dataset;
-//! use fin_train::evaluate::RetrievalEvaluator;
-//! use fin_train::{TrainConfig, Trainer, loss_from_name};
-//!
-//! fn fine_tune<E: Embedder<Item = String> + 'static>(
-//!     model: E,
-//!     questions: Vec<String>,
-//!     answers: Vec<String>,
-//! ) -> Result<E> {
-//!     let device = DeviceSpec::Flex.open()?;
-//!     let relevant = (0..questions.len()).map(|i| vec![i]).collect();
-//!     let retrieval =
-//!         RetrievalEvaluator::new("answers", questions.clone(), answers.clone(), relevant)?;
-//!     let data = Dataset::pairs(questions, answers, vec![])?;
-//!     let loss = loss_from_name("multiple_negatives_ranking", &Default::default())?;
-//!     let config = TrainConfig { epochs: 2, batch_size: 32, ..TrainConfig::default() };
-//!     let (model, summary) = Trainer::new(config, loss)?
-//!         .with_callback(Evaluate::each_epoch(retrieval))
-//!         .with_callback(ProgressBar::new())
-//!         .fit(model, &data, &device)?;
-//!     println!("{} steps, {:.0} items/s", summary.steps, summary.items_per_second);
-//!     Ok(model)
-//! }
-//! ```
+#![doc = include_str!("../README.md")]
 
 pub mod callback;
 pub mod checkpoint;
