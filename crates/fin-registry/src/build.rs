@@ -14,10 +14,10 @@ use crate::locations::Locations;
 /// Opens a model by its name in the catalogue, or from a directory.
 ///
 /// What contains a path separator, or exists as a directory, is a directory. A name is looked for
-/// in [`Locations::from_env`].
+/// in [`Locations::from_env`], and downloaded where it is in none of these places.
 ///
 /// # Errors
-/// [`Error::Argument`] where the name is unknown or its files are not on this machine; those of
+/// [`Error::Argument`] where the name is unknown; those of [`Locations::fetch`] and of
 /// [`TextEmbedder::open`].
 pub fn build_model(
     name_or_dir: &str,
@@ -42,7 +42,7 @@ pub fn build_model_from(
         return TextEmbedder::open(path, options, device);
     }
     let row = find(name_or_dir)?;
-    let directory = locations.resolve(row)?;
+    let directory = locations.fetch(row)?;
     let model = TextEmbedder::open(&directory, &with_defaults(row, &directory, options), device)?;
     check_width(row, directory, options, model.network().output_dim())?;
     Ok(model)

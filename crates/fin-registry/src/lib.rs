@@ -2,8 +2,8 @@
 //!
 //! The catalogue is data: `catalogue.toml`, a table a backbone, embedded in the library.
 //! [`list_models`] and [`find`] look into it, [`describe_models`] prints it, [`build_model`] opens
-//! a model by its name or from a directory. Nothing is downloaded: [`Locations`] says where the
-//! files of a name are looked for.
+//! a model by its name or from a directory. [`Locations`] says where the files of a name are looked
+//! for; what is in none of these places is downloaded by [`Hub`].
 //!
 //! ```
 //! use fin_registry::{Task, find, list_models};
@@ -18,11 +18,13 @@
 mod build;
 mod catalogue;
 mod describe;
+mod hub;
 mod locations;
 mod nearest;
 
 pub use build::{ModelOptions, build_model, build_model_from};
 pub use catalogue::{ModelRow, Task, find, list_models};
 pub use describe::describe_models;
+pub use hub::{DEFAULT_ENDPOINT, FileSet, Hub, HubConfig, HubSource, Token};
 pub use locations::Locations;
 pub use nearest::nearest;
