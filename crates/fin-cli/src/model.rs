@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use fin_core::{BatchLimits, Embedder, EmbeddingNetwork, Embeddings, PostProcess};
-use fin_registry::{ModelOptions, build_model};
+use fin_registry::{Locations, ModelOptions, build_model_from};
 use fin_transformer::TextEmbedder;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -21,10 +21,11 @@ pub struct OpenModel {
 
 impl OpenModel {
     /// Opens the device and the model, with these options in place of those of `args`.
-    pub fn open(args: &ModelArgs, options: &ModelOptions) -> Result<Self> {
+    /// Names are looked for in `locations`.
+    pub fn open(args: &ModelArgs, options: &ModelOptions, locations: &Locations) -> Result<Self> {
         let begin = Instant::now();
         let device = args.device.open()?;
-        let embedder = build_model(&args.model, options, &device)?;
+        let embedder = build_model_from(locations, &args.model, options, &device)?;
         report::note_unknown_tensors(embedder.report());
         Ok(Self {
             embedder,

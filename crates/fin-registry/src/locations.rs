@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use fin_core::{Error, Result};
 
 use crate::catalogue::ModelRow;
-use crate::hub::{DEFAULT_ENDPOINT, FailureKind, Found, Hub, HubConfig, HubSource, NotFound, find};
+use crate::hub::{DEFAULT_ENDPOINT, Found, Hub, HubConfig, HubSource, NotFound, find};
 
 /// The places where a backbone's directory may be, in the order in which they are looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,11 +77,12 @@ impl Locations {
             Ok(Place::Snapshot(found)) => return hub.make_whole(&source, found),
             Err(not_found) => not_found,
         };
-        hub.download(&source).map_err(|failure| match failure.kind {
-            FailureKind::Unreachable => {
+        hub.download(&source).map_err(|failure| {
+            if failure.is_unreachable {
                 self.not_on_this_machine(row, &not_found, Some(&failure.error))
+            } else {
+                failure.error
             }
-            _ => failure.error,
         })
     }
 

@@ -1,11 +1,14 @@
 //! Downloads from a hub on the loopback interface.
+// The layout of the cache is looked at through its links.
+#![cfg(unix)]
 
 mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use fin_core::{Error, Result};
@@ -567,7 +570,7 @@ fn a_listing_without_sizes_and_digests_is_completed_from_headers() {
     assert!(!heads.clone().any(|request| request.is_cdn));
 }
 
-/// Runs in another process, for the test below.
+/// Runs in another process, for the tests below.
 #[test]
 fn child() {
     let Some(job) = std::env::var_os("FIN_TEST_HUB") else {
@@ -579,44 +582,97 @@ fn child() {
     hub.fetch(&HubSource::new(REPOSITORY)).unwrap();
 }
 
+fn spawn_child(bench: &Bench) -> Child {
+    let job = format!("{} {}", bench.server.endpoint, bench.cache().display());
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--nocapture"])
+        .env("FIN_TEST_HUB", job)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
 #[test]
-fn of_two_that_download_at_once_one_does() {
-    let slow = Fault::Slow(Duration::from_millis(1500));
+fn a_killed_download_leaves_nothing_visible_and_goes_on_in_the_next_run() {
     let bench = Bench::new();
-    bench.server.fault("/tiny/bert/model.s", 1, slow.clone());
+    bench
+        .server
+        .fault("/tiny/bert/model.s", 1, Fault::Stall(30_000));
+    let mut child = spawn_child(&bench);
+    let partial = bench.partial(WEIGHTS);
+    while fs::metadata(&partial).map_or(0, |found| found.len()) < 30_000 {
+        assert_eq!(child.try_wait().unwrap(), None);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    bench.nothing_is_visible();
+    assert!(!bench.repository().join("refs").exists());
+    bench
+        .offline()
+        .fetch(&HubSource::new(REPOSITORY))
+        .unwrap_err();
+
+    bench.server.seen();
+    bench.fetch().unwrap();
+    assert_eq!(ranges(&bench.server.seen()), [Some("bytes=30000-".into())]);
+}
+
+#[test]
+fn a_stalled_connection_is_given_up_and_made_anew() {
+    let bench = Bench::new();
+    bench.server.fault("/api/models", 1, Fault::Stall(0));
+    bench
+        .server
+        .fault("/tiny/bert/model.s", 1, Fault::Stall(30_000));
+    let hub = Hub::new(HubConfig {
+        timeout: Duration::from_millis(1500),
+        ..bench.config()
+    });
+    hub.fetch(&HubSource::new(REPOSITORY)).unwrap();
+    let seen = bench.server.seen();
+    assert_eq!(ranges(&seen), [None, Some("bytes=30000-".into())]);
+}
+
+#[test]
+fn of_two_threads_that_download_at_once_one_does() {
+    let bench = Bench::new();
+    let slow = Fault::Slow(Duration::from_millis(300));
+    bench.server.fault("/tiny/bert/model.s", 1, slow);
     std::thread::scope(|scope| {
         let threads = [0, 1].map(|_| scope.spawn(|| bench.fetch().unwrap()));
         for thread in threads {
             assert_eq!(thread.join().unwrap(), bench.snapshot());
         }
     });
-    let expected: BTreeMap<_, _> = NEEDED.map(|name| (name.to_owned(), 1)).into();
+    let expected = NEEDED.map(|name| (name.to_owned(), 1)).into();
     assert_eq!(files_asked_for(&bench.server.seen()), expected);
+}
 
+#[test]
+fn of_two_processes_that_download_at_once_one_does_and_the_other_says_that_it_waits() {
     let bench = Bench::new();
-    bench.server.fault("/tiny/bert/model.s", 1, slow);
-    let job = format!("{} {}", bench.server.endpoint, bench.cache().display());
-    let children = [0, 1].map(|_| {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--nocapture"])
-            .env("FIN_TEST_HUB", &job)
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap()
+    bench.server.fault("/tiny/bert/model.s", 1, Fault::Hold);
+    let children = [0, 1].map(|_| spawn_child(&bench));
+    std::thread::scope(|scope| {
+        for mut child in children {
+            let server = &bench.server;
+            scope.spawn(move || {
+                let stderr = BufReader::new(child.stderr.take().unwrap());
+                let mut said = String::new();
+                for line in stderr.lines().map_while(std::io::Result::ok) {
+                    if line.contains("waiting for another download of model.safetensors") {
+                        server.release();
+                    }
+                    said.push_str(&line);
+                }
+                assert!(child.wait().unwrap().success(), "{said}");
+            });
+        }
     });
-    let mut said = String::new();
-    for child in children {
-        let output = child.wait_with_output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "{stderr}");
-        said.push_str(&stderr);
-    }
+    let expected = NEEDED.map(|name| (name.to_owned(), 1)).into();
     assert_eq!(files_asked_for(&bench.server.seen()), expected);
-    assert!(
-        said.contains("waiting for another download of model.safetensors"),
-        "{said}"
-    );
     assert_eq!(names_below(&bench.snapshot()), NEEDED);
 }
 
@@ -687,7 +743,7 @@ fn a_cache_that_python_made_is_used() {
 mod by_name {
     use super::*;
     use burn::tensor::Device;
-    use fin_core::{BatchLimits, PostProcess, encode};
+    use fin_core::{BatchLimits, Pooling, PostProcess, encode};
     use fin_registry::{Locations, ModelOptions, build_model_from, find};
 
     const NAME: &str = "bert-base-en";
@@ -704,10 +760,10 @@ mod by_name {
         }
     }
 
-    /// Embeds a text with the model of the name, whose small stand-in has another width.
+    /// Embeds a text. With a pooling, the width may be another than the catalogue's.
     fn embed(model: &str, locations: &Locations) -> Result<Vec<f32>> {
         let options = ModelOptions {
-            output_dim: Some(16),
+            pooling: Some(vec![Pooling::Mean]),
             ..ModelOptions::default()
         };
         let device = Device::flex();

@@ -1,5 +1,6 @@
 //! The commands.
 
+pub mod download;
 pub mod encode;
 pub mod eval;
 pub mod fit;

@@ -23,23 +23,16 @@ use super::select::is_inside;
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub error: Error,
-    pub kind: FailureKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FailureKind {
-    /// The hub did not answer.
-    Unreachable,
-    /// It did not give the repository's listing.
-    NoListing,
-    /// Anything else.
-    Other,
+    /// Whether the hub did not answer at all.
+    pub is_unreachable: bool,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let kind = FailureKind::Other;
-        Self { error, kind }
+        Self {
+            error,
+            is_unreachable: false,
+        }
     }
 }
 
@@ -193,7 +186,7 @@ impl Client {
                 Ok(value) => return Ok(value),
                 Err(trouble) => {
                     failed += 1;
-                    self.wait_or_give_up(subject, trouble, failed, "", |text| note(text))?;
+                    self.wait_or_give_up(subject, trouble, failed, "", note)?;
                 }
             }
         }
@@ -210,21 +203,21 @@ impl Client {
     ) -> Result<(), Failure> {
         let what = subject.what();
         let endpoint = &self.endpoint;
-        let (reason, asked, kind) = match trouble {
+        let (reason, asked, is_unreachable) = match trouble {
             Trouble::Lasting(error) => return Err(error.into()),
-            Trouble::Passing(reason, asked) => (reason, asked, FailureKind::Other),
+            Trouble::Passing(reason, asked) => (reason, asked, false),
             Trouble::Unreachable(reason) if self.was_reached.load(Ordering::Relaxed) => {
-                (reason, None, FailureKind::Unreachable)
+                (reason, None, true)
             }
             Trouble::Unreachable(reason) => {
                 let error = subject.error(format!(
                     "cannot reach the hub at {endpoint} for the {what}: {reason}. Check the \
-                     network and HF_ENDPOINT. Without a network, models that are on this machine \
-                     can be used: HF_HUB_OFFLINE=1 makes no request, and a directory can be given \
-                     in place of a name"
+                     network and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what is on this machine"
                 ));
-                let kind = FailureKind::Unreachable;
-                return Err(Failure { error, kind });
+                return Err(Failure {
+                    error,
+                    is_unreachable: true,
+                });
             }
         };
         let wait = match asked {
@@ -247,7 +240,10 @@ impl Client {
                 "the {what} could not be fetched from {endpoint} in {tries}: {reason}. \
                  {remains}Run it again {when}"
             ));
-            return Err(Failure { error, kind });
+            return Err(Failure {
+                error,
+                is_unreachable,
+            });
         }
         if wait >= Duration::from_secs(1) {
             note(&format!(
@@ -285,13 +281,6 @@ impl Client {
                     self.endpoint
                 ))
             })?)
-        })
-        .map_err(|failure| match failure.kind {
-            FailureKind::Unreachable => failure,
-            _ => Failure {
-                kind: FailureKind::NoListing,
-                ..failure
-            },
         })
     }
 
@@ -443,7 +432,7 @@ impl Client {
                     ),
                     Some((_, token)) => format!(
                         "The token of {} is not accepted for it: check that it is valid and may \
-                         read this repository",
+                         read this repository, or remove it, as public models need none",
                         token.place()
                     ),
                 };
@@ -530,10 +519,17 @@ impl Origin {
             _ => return None,
         };
         let host = uri.host().filter(|host| !host.is_empty())?;
+        let authority = uri.authority()?.as_str();
+        let (_, port) = authority.rsplit_once(host)?;
+        let port = match port.strip_prefix(':') {
+            None => default,
+            // An odd port must not pass for the usual one.
+            Some(port) => port.parse().ok()?,
+        };
         Some(Self {
             scheme,
             host: host.to_ascii_lowercase(),
-            port: uri.port_u16().unwrap_or(default),
+            port,
         })
     }
 
@@ -546,11 +542,13 @@ impl Origin {
 
 /// The address that a `Location` means.
 fn resolve(from: &Uri, location: &str) -> Option<Uri> {
-    let has_scheme = ["http://", "https://"].iter().any(|scheme| {
-        let start = location.get(..scheme.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
-    });
-    if has_scheme {
+    let is_scheme = |text: &str| {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || ['+', '-', '.'].contains(&c);
+        text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(is_part)
+    };
+    if let Some((scheme, _)) = location.split_once(':')
+        && is_scheme(scheme)
+    {
         return location.parse().ok();
     }
     let scheme = from.scheme_str()?;
@@ -649,7 +647,15 @@ mod tests {
         ] {
             assert_eq!(resolve(&from, location).unwrap(), expected);
         }
-        for location in ["https://", "//", "/a b", "https://host:port/x"] {
+        for location in [
+            "https://",
+            "//",
+            "/a b",
+            "https://host:port/x",
+            "https://host:99999/x",
+            "ftp://x/y",
+            "data:,",
+        ] {
             let resolved = resolve(&from, location);
             assert!(
                 resolved.is_none_or(|uri| Origin::of(&uri).is_none()),
@@ -669,6 +675,7 @@ mod tests {
             "http://hub.example",
             "https://hub.example:8443",
             "https://hub.example.evil",
+            "https://hub.example@evil",
             "https://sub.hub.example",
         ] {
             assert_ne!(origin("https://hub.example"), origin(other));

@@ -41,7 +41,7 @@ pub use config::{DEFAULT_ENDPOINT, HubConfig, Token};
 pub use select::FileSet;
 
 pub(crate) use cache::{Found, NotFound, find};
-pub(crate) use http::{Failure, FailureKind};
+pub(crate) use http::Failure;
 
 use crate::catalogue::ModelRow;
 use cache::RepoCache;
@@ -167,7 +167,7 @@ impl Hub {
                     not_found.reasons.join("; ")
                 };
                 let reason = format!(
-                    "downloads are switched off (HF_HUB_OFFLINE), and {state}. Run it once with a \
+                    "downloads are switched off (--offline or HF_HUB_OFFLINE), and {state}. Run it once with a \
                      network, or copy the repository's part of the cache from a machine that has it"
                 );
                 Err(Error::hub(&source.repository, reason))
@@ -207,10 +207,8 @@ impl Hub {
             revision: Some(found.commit),
             ..source.clone()
         };
-        let job = match Job::start(&self.config, &source, 0) {
-            Ok(job) => job,
-            Err(failure) if failure.kind == FailureKind::Other => return Err(failure.error),
-            Err(_) => return Ok(found.snapshot),
+        let Ok(job) = Job::start(&self.config, &source, 0) else {
+            return Ok(found.snapshot);
         };
         let get = || {
             let selection = job.select()?;

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -85,6 +85,12 @@ pub enum Fault {
     IgnoreRange,
     /// Another part than was asked for.
     WrongRange,
+    /// After this many bytes of the body nothing more comes, and the connection stays.
+    Stall(usize),
+    /// The connection is closed without an answer.
+    Silent,
+    /// The answer waits for [`FakeHub::release`].
+    Hold,
     /// The answer takes this long to begin.
     Slow(Duration),
     /// A redirect to this place.
@@ -106,6 +112,7 @@ struct State {
     token: Option<String>,
     /// The listing gives names alone.
     is_plain: bool,
+    is_released: bool,
 }
 
 /// The server. It ends with the process.
@@ -114,6 +121,7 @@ pub struct FakeHub {
     pub endpoint: String,
     cdn: String,
     state: Arc<Mutex<State>>,
+    released: Arc<Condvar>,
 }
 
 impl FakeHub {
@@ -125,6 +133,7 @@ impl FakeHub {
             endpoint: address(&main),
             cdn: address(&cdn),
             state: Arc::default(),
+            released: Arc::default(),
         };
         for (listener, is_cdn) in [(main, false), (cdn, true)] {
             let hub = hub.clone();
@@ -178,6 +187,12 @@ impl FakeHub {
         self.state.lock().unwrap().orders.clear();
     }
 
+    /// Gives the answers that are held.
+    pub fn release(&self) {
+        self.state.lock().unwrap().is_released = true;
+        self.released.notify_all();
+    }
+
     /// The requests since the last call.
     pub fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.state.lock().unwrap().seen)
@@ -208,7 +223,12 @@ impl FakeHub {
                 .collect(),
             is_cdn,
         };
-        let (answer, cut) = self.answer(&seen);
+        let (answer, fault) = self.answer(&seen);
+        let cut = match fault {
+            Some(Fault::Cut(after) | Fault::Stall(after)) => after,
+            Some(Fault::Silent) => return Ok(()),
+            _ => usize::MAX,
+        };
         let status = answer.status;
         let mut text = format!("HTTP/1.1 {status} Some Reason\r\nConnection: close\r\n");
         let mut headers = answer.headers;
@@ -221,14 +241,19 @@ impl FakeHub {
         text.push_str("\r\n");
         stream.write_all(text.as_bytes())?;
         if seen.method != "HEAD" {
-            let end = cut.unwrap_or(answer.body.len()).min(answer.body.len());
+            let end = cut.min(answer.body.len());
             stream.write_all(&answer.body[..end])?;
         }
-        stream.flush()
+        stream.flush()?;
+        if matches!(fault, Some(Fault::Stall(_))) {
+            // Longer than any test.
+            thread::sleep(Duration::from_secs(600));
+        }
+        Ok(())
     }
 
-    /// The answer, and where its body is cut.
-    fn answer(&self, seen: &Seen) -> (Answer, Option<usize>) {
+    /// The answer, and what is wrong with it.
+    fn answer(&self, seen: &Seen) -> (Answer, Option<Fault>) {
         let fault = {
             let mut state = self.state.lock().unwrap();
             state.seen.push(seen.clone());
@@ -241,35 +266,32 @@ impl FakeHub {
                 order.fault.clone()
             })
         };
-        match &fault {
+        if let Some(Fault::Slow(time)) = fault {
+            thread::sleep(time);
+        }
+        let mut state = self.state.lock().unwrap();
+        while matches!(fault, Some(Fault::Hold)) && !state.is_released {
+            state = self.released.wait(state).unwrap();
+        }
+        let answer = match &fault {
             Some(Fault::Status(status, headers)) => {
-                let mut answer = Answer::new(*status);
-                for (name, value) in headers {
-                    answer = answer.header(name, value);
-                }
-                return (answer, None);
+                let answer = Answer::new(*status);
+                headers
+                    .iter()
+                    .fold(answer, |answer, (name, value)| answer.header(name, value))
             }
-            Some(Fault::Redirect(to)) => return (Answer::new(302).header("Location", to), None),
-            Some(Fault::Slow(time)) => thread::sleep(*time),
-            _ => {}
-        }
-        let cut = match fault {
-            Some(Fault::Cut(after)) => Some(after),
-            _ => None,
+            Some(Fault::Redirect(to)) => Answer::new(302).header("Location", to),
+            _ if seen.is_cdn => cdn(&state, seen, fault.as_ref()),
+            _ => self.main(&state, seen, fault.as_ref()),
         };
-        let state = self.state.lock().unwrap();
-        if seen.is_cdn {
-            return (cdn(&state, seen, fault.as_ref()), cut);
-        }
-        let bearer = state.token.as_ref().map(|token| format!("Bearer {token}"));
-        if bearer.is_some() && seen.headers.get("authorization") != bearer.as_ref() {
-            let answer = Answer::new(401).header("X-Error-Code", "RepoNotFound");
-            return (answer, None);
-        }
-        (self.main(&state, seen, fault.as_ref()), cut)
+        (answer, fault)
     }
 
     fn main(&self, state: &State, seen: &Seen, fault: Option<&Fault>) -> Answer {
+        let bearer = state.token.as_ref().map(|token| format!("Bearer {token}"));
+        if bearer.is_some() && seen.headers.get("authorization") != bearer.as_ref() {
+            return Answer::new(401).header("X-Error-Code", "RepoNotFound");
+        }
         let path = seen.path.split('?').next().unwrap();
         let not_found = |code: &str| Answer::new(404).header("X-Error-Code", code);
         if let Some(rest) = path.strip_prefix("/api/models/") {
@@ -277,10 +299,8 @@ impl FakeHub {
             let Some(files) = state.repositories.get(repository) else {
                 return not_found("RepoNotFound");
             };
-            let commit = match revision {
-                "main" | "refs%2Fpr%2F1" => COMMIT,
-                commit if commit.len() == 40 => commit,
-                _ => return not_found("RevisionNotFound"),
+            let Some(commit) = commit_of(revision) else {
+                return not_found("RevisionNotFound");
             };
             let listing = listing(files, commit, state.is_plain);
             return Answer::new(200).body(listing.to_string().into_bytes());
@@ -299,7 +319,10 @@ impl FakeHub {
             return Answer::new(404);
         };
         let repository = repository.trim_start_matches('/');
-        let (commit, name) = rest.split_once('/').unwrap();
+        let (revision, name) = rest.split_once('/').unwrap();
+        let Some(commit) = commit_of(revision) else {
+            return not_found("RevisionNotFound");
+        };
         let found = state.repositories.get(repository);
         let Some(bytes) = found.and_then(|files| files.get(name)) else {
             return not_found("EntryNotFound");
@@ -319,6 +342,13 @@ impl FakeHub {
             .header("X-Linked-Etag", &format!("\"{}\"", sha256(bytes)))
             .header("X-Linked-Size", &bytes.len().to_string())
             .header("ETag", "\"1234\"")
+    }
+}
+
+fn commit_of(revision: &str) -> Option<&str> {
+    match revision {
+        "main" | "refs%2Fpr%2F1" => Some(COMMIT),
+        commit => (commit.len() == 40).then_some(commit),
     }
 }
 
