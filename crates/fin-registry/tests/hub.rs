@@ -739,6 +739,45 @@ fn a_cache_that_python_made_is_used() {
     assert_eq!(found, bench.snapshot());
 }
 
+/// Newer versions of Python's client record a repository's files, which tells what is missing.
+#[test]
+fn a_listing_that_python_recorded_is_heeded() {
+    let bench = Bench::new();
+    python_cache(&bench, &["modules.json", "1_Pooling/config.json"]);
+    let source = HubSource::new(REPOSITORY);
+    let record = |names: &[&str]| {
+        let entry = serde_json::json!({ "size": 1, "blob_id": COMMIT });
+        let files: BTreeMap<_, _> = names.iter().map(|name| (*name, entry.clone())).collect();
+        let tree = serde_json::json!({ "format_version": 1, "files": files });
+        let path = bench.repository().join(format!("trees/{COMMIT}.json"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, tree.to_string()).unwrap();
+    };
+    // Nothing is known: it may be a transformer without modules.
+    bench.offline().fetch(&source).unwrap();
+    record(&[
+        "config.json",
+        WEIGHTS,
+        "tokenizer.json",
+        "pytorch_model.bin",
+    ]);
+    bench.offline().fetch(&source).unwrap();
+    record(&[
+        "config.json",
+        WEIGHTS,
+        "tokenizer.json",
+        "special_tokens_map.json",
+    ]);
+    fails(
+        bench.offline().fetch(&source),
+        &["lacks special_tokens_map.json"],
+    );
+    record(&NEEDED);
+    fails(bench.offline().fetch(&source), &["lacks modules.json"]);
+    bench.fetch().unwrap();
+    assert_eq!(names_below(&bench.snapshot()), NEEDED);
+}
+
 #[cfg(feature = "flex")]
 mod by_name {
     use super::*;

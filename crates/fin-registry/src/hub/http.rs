@@ -375,7 +375,7 @@ impl Client {
                 let reason = format!("the {} cannot be asked for: {e}", subject.what());
                 Trouble::Lasting(subject.error(reason))
             })?;
-            let response = self.agent.run(request).map_err(trouble)?;
+            let mut response = self.agent.run(request).map_err(trouble)?;
             self.was_reached.store(true, Ordering::Relaxed);
             let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
             let location = response.headers().get(LOCATION).filter(|_| is_redirect);
@@ -390,6 +390,11 @@ impl Client {
             }
             if next_origin != origin && !elsewhere {
                 return Ok(response);
+            }
+            if next_origin == origin {
+                // A connection whose answer was read to its end is used again.
+                let body = response.body_mut().with_config().limit(1 << 16);
+                let _ = body.read_to_vec();
             }
             uri = next;
         }
