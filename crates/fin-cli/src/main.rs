@@ -12,17 +12,22 @@ mod report;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use fin_registry::Registry;
 
 use crate::report::{Failure, note};
 
 /// Turn texts into vectors, search with them, and fine-tune the models that make them.
 ///
 /// A model is a name in the catalogue (`fin models`) or a directory in the format of Hugging Face
-/// or sentence-transformers. Results go to stdout, everything else to stderr. The exit code is 0
+/// or sentence-transformers. The files of a name are downloaded when they are first needed. Results go to stdout, everything else to stderr. The exit code is 0
 /// for success, 1 for an error and 2 for a wrong command line.
 #[derive(Debug, Parser)]
 #[command(name = "fin", version, arg_required_else_help = true, after_long_help = EXAMPLES)]
 struct Cli {
+    /// Download nothing, use what is on this machine; so does HF_HUB_OFFLINE=1
+    #[arg(long, global = true)]
+    offline: bool,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -41,6 +46,7 @@ enum Command {
     Models(commands::models::ModelsArgs),
     #[command(name = "convert-weights")]
     Convert(commands::convert::ConvertArgs),
+    Download(commands::download::DownloadArgs),
     Encode(commands::encode::EncodeArgs),
     Search(commands::search::SearchArgs),
     Eval(commands::eval::EvalArgs),
@@ -48,15 +54,23 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Models(args) => commands::models::run(&args),
-        Command::Convert(args) => commands::convert::run(&args),
-        Command::Encode(args) => commands::encode::run(&args),
-        Command::Search(args) => commands::search::run(&args),
-        Command::Eval(args) => commands::eval::run(&args),
-        Command::Fit(args) => commands::fit::run(&args),
+    let cli = Cli::parse();
+    let run = || {
+        let mut registry = Registry::from_env()?;
+        if cli.offline {
+            registry.locations = registry.locations.offline();
+        }
+        match cli.command {
+            Command::Models(args) => commands::models::run(&args, &registry),
+            Command::Convert(args) => commands::convert::run(&args, &registry),
+            Command::Download(args) => commands::download::run(&args, &registry),
+            Command::Encode(args) => commands::encode::run(&args, &registry),
+            Command::Search(args) => commands::search::run(&args, &registry),
+            Command::Eval(args) => commands::eval::run(&args, &registry),
+            Command::Fit(args) => commands::fit::run(&args, &registry),
+        }
     };
-    match result {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has seen enough.
         Err(Failure::Stdout(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use fin_core::{BatchLimits, Embedder, EmbeddingNetwork, Embeddings, PostProcess};
-use fin_registry::{ModelOptions, build_model};
+use fin_registry::{ModelOptions, Registry};
 use fin_transformer::TextEmbedder;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -21,9 +21,10 @@ pub struct OpenModel {
 
 impl OpenModel {
     /// Opens the device and the model, with these options in place of those of `args`.
-    pub fn open(args: &ModelArgs, options: &ModelOptions) -> Result<Self> {
+    /// Names are those of `registry`.
+    pub fn open(args: &ModelArgs, options: &ModelOptions, registry: &Registry) -> Result<Self> {
         let begin = Instant::now();
-        let model = build_model(&args.model, options)?;
+        let model = registry.build_model(&args.model, options)?;
         report::note_model(&model);
         Ok(Self {
             embedder: model.embedder,

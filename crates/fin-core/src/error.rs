@@ -154,6 +154,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A model hub cannot be reached, or does not give what was asked of it.
+    #[error("{repository}: {reason}")]
+    Hub {
+        /// Repository on the hub.
+        repository: String,
+        /// What happened and the fix.
+        reason: String,
+    },
+
     /// An option or argument has a value that cannot be used.
     #[error("{name}: {reason}")]
     Argument {
@@ -192,6 +201,14 @@ impl Error {
         Self::Config {
             path: path.as_ref().to_path_buf(),
             field: field.into(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// [`Error::Hub`].
+    pub fn hub(repository: impl Into<String>, reason: impl fmt::Display) -> Self {
+        Self::Hub {
+            repository: repository.into(),
             reason: reason.to_string(),
         }
     }

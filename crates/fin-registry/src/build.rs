@@ -147,17 +147,18 @@ impl Registry {
 
     /// The directory of a model: a path as it is, a name by way of the catalogue.
     ///
-    /// What contains a path separator, or exists as a directory, is a path.
+    /// What contains a path separator, or exists as a directory, is a path. What is in none of the
+    /// places on this machine is downloaded.
     ///
     /// # Errors
-    /// [`fin_core::Error::Argument`] where the name is unknown or its files are not to be had.
+    /// [`fin_core::Error::Argument`] where the name is unknown; those of [`Locations::fetch`].
     pub fn locate(&self, name_or_dir: &str) -> Result<(PathBuf, Option<&ModelRow>)> {
         let path = Path::new(name_or_dir);
         if name_or_dir.contains(std::path::is_separator) || path.is_dir() {
             return Ok((path.to_path_buf(), None));
         }
         let row = self.catalogue.find(name_or_dir)?;
-        Ok((self.locations.resolve(row)?, Some(row)))
+        Ok((self.locations.fetch(row)?, Some(row)))
     }
 
     /// Opens a model by its name in the catalogue, or from a directory.
@@ -187,7 +188,7 @@ impl Registry {
 }
 
 /// Opens a model by its name in the catalogue, or from a directory, with the catalogue and the
-/// places that the environment names.
+/// places that the environment names. What is in none of these places is downloaded.
 ///
 /// # Errors
 /// Those of [`Registry::from_env`] and [`Registry::build_model`].

@@ -4,6 +4,7 @@ mod build;
 mod catalogue;
 mod convert;
 mod describe;
+mod hub;
 mod locations;
 mod nearest;
 
@@ -13,5 +14,6 @@ pub use convert::{
     ConvertOptions, ConvertReport, FileDigest, FileMapping, MANIFEST, TensorMapping,
 };
 pub use describe::describe_models;
+pub use hub::{DEFAULT_ENDPOINT, FileSet, Hub, HubConfig, HubSource, Token};
 pub use locations::Locations;
 pub use nearest::nearest;

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use fin_core::{Error, Result};
 
 use crate::catalogue::ModelRow;
+use crate::hub::{DEFAULT_ENDPOINT, Found, Hub, HubConfig, HubSource, NotFound, find};
 
 /// The places where a backbone's directory may be, in the order in which they are looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Locations {
     /// Directories that hold a directory `<name>` for each backbone.
     pub by_name: Vec<PathBuf>,
-    /// Cache of the Hugging Face hub, which holds
-    /// `models--<organisation>--<name>/snapshots/<revision>`.
-    pub hub: Option<PathBuf>,
+    /// The Hugging Face hub and its cache. Without it, or where it is offline, nothing is
+    /// downloaded.
+    pub hub: Option<HubConfig>,
 }
 
 impl Locations {
@@ -22,8 +23,7 @@ impl Locations {
     ///
     /// 1. `$FIN_MODELS/<name>`;
     /// 2. `$FIN_CACHE/<name>`, or `$XDG_CACHE_HOME/fin/<name>`, or `~/.cache/fin/<name>`;
-    /// 3. the revision `main` of the source in the Hugging Face cache: `$HF_HOME/hub`, or
-    ///    `~/.cache/huggingface/hub`.
+    /// 3. the source in the Hugging Face cache, or else on the hub: [`HubConfig::from_env`].
     pub fn from_env() -> Self {
         let path = |name| {
             env::var_os(name)
@@ -34,77 +34,139 @@ impl Locations {
         let cache = path("FIN_CACHE")
             .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("fin")))
             .or_else(|| home().map(|home| home.join(".cache/fin")));
-        let hub = path("HF_HOME")
-            .or_else(|| home().map(|home| home.join(".cache/huggingface")))
-            .map(|home| home.join("hub"));
         Self {
             by_name: path("FIN_MODELS").into_iter().chain(cache).collect(),
-            hub,
+            hub: HubConfig::from_env(),
         }
     }
 
-    /// The directory of a backbone.
+    /// The same places without downloads.
+    pub fn offline(mut self) -> Self {
+        if let Some(hub) = &mut self.hub {
+            hub.offline = true;
+        }
+        self
+    }
+
+    /// The directory of a backbone that is on this machine; makes no request.
     ///
     /// # Errors
     /// [`Error::Argument`] saying which files to put where, where it is in none of the places.
     pub fn resolve(&self, row: &ModelRow) -> Result<PathBuf> {
+        match self.look(row) {
+            Ok(Place::Directory(directory)) => Ok(directory),
+            Ok(Place::Snapshot(found)) => Ok(found.snapshot),
+            Err(not_found) => Err(self.not_on_this_machine(row, &not_found, None)),
+        }
+    }
+
+    /// The directory of a backbone, downloaded where it is not on this machine.
+    ///
+    /// # Errors
+    /// As [`Locations::resolve`] where nothing may be downloaded or the hub cannot be reached;
+    /// otherwise as [`Hub::fetch`].
+    pub fn fetch(&self, row: &ModelRow) -> Result<PathBuf> {
+        let Some(config) = self.hub.as_ref().filter(|hub| !hub.offline) else {
+            return self.resolve(row);
+        };
+        let hub = Hub::new(config.clone());
+        let source = HubSource::from(row);
+        let not_found = match self.look(row) {
+            Ok(Place::Directory(directory)) => return Ok(directory),
+            Ok(Place::Snapshot(found)) if found.is_known_whole => return Ok(found.snapshot),
+            Ok(Place::Snapshot(found)) => return hub.make_whole(&source, found),
+            Err(not_found) => not_found,
+        };
+        hub.download(&source).map_err(|failure| {
+            if failure.is_unreachable {
+                self.not_on_this_machine(row, &not_found, Some(&failure.error))
+            } else {
+                failure.error
+            }
+        })
+    }
+
+    fn look(&self, row: &ModelRow) -> Result<Place, NotFound> {
         let mut looked = Vec::new();
         for parent in &self.by_name {
             let directory = parent.join(&row.name);
             if is_model(&directory) {
-                return Ok(directory);
+                return Ok(Place::Directory(directory));
             }
             looked.push(directory);
         }
-        if let Some(hub) = &self.hub {
-            for source in std::iter::once(&row.source).chain(&row.former_source) {
-                let repository = hub.join(format!("models--{}", source.replace('/', "--")));
-                // A missing or unreadable reference is a model that is not there.
-                if let Ok(revision) = std::fs::read_to_string(repository.join("refs/main")) {
-                    let directory = repository.join("snapshots").join(revision.trim());
-                    if is_model(&directory) {
-                        return Ok(directory);
-                    }
-                }
-                looked.push(repository);
-            }
-        }
-        Err(not_found(row, &looked))
+        let not_found = match &self.hub {
+            None => NotFound::default(),
+            Some(hub) => match find(&hub.cache, &HubSource::from(row)) {
+                Ok(found) => return Ok(Place::Snapshot(found)),
+                Err(not_found) => not_found,
+            },
+        };
+        looked.extend(not_found.looked);
+        Err(NotFound {
+            looked,
+            ..not_found
+        })
     }
+
+    fn not_on_this_machine(
+        &self,
+        row: &ModelRow,
+        not_found: &NotFound,
+        failure: Option<&Error>,
+    ) -> Error {
+        let name = &row.name;
+        let list: Vec<String> = not_found
+            .looked
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        let target = match list.first() {
+            Some(first) => first.as_str(),
+            None => "a directory",
+        };
+        let mut places = if list.is_empty() {
+            "there is no place to look (set FIN_MODELS)".into()
+        } else {
+            format!("looked in {}", list.join(", "))
+        };
+        for reason in &not_found.reasons {
+            places.push_str("; ");
+            places.push_str(reason);
+        }
+        let why = match (&self.hub, failure) {
+            (_, Some(failure)) => format!("They cannot be downloaded now: {failure}. "),
+            (Some(_), None) => "Downloads are switched off (--offline or HF_HUB_OFFLINE). ".into(),
+            (None, None) => String::new(),
+        };
+        let endpoint = self
+            .hub
+            .as_ref()
+            .map_or(DEFAULT_ENDPOINT, |hub| hub.endpoint.trim_end_matches('/'));
+        Error::argument(
+            "model",
+            format!(
+                "the files of `{name}` are not on this machine: {places}. {why}Put these files of \
+                 {endpoint}/{} into {target}: config.json, model.safetensors (or \
+                 pytorch_model.bin), tokenizer.json (or vocab.txt, spiece.model or \
+                 sentencepiece.bpe.model), tokenizer_config.json and, \
+                 where the repository has them, modules.json, sentence_bert_config.json, \
+                 config_sentence_transformers.json and the directories 1_Pooling, 2_Dense and \
+                 2_Normalize. Or give the directory that holds them in place of the name",
+                row.source
+            ),
+        )
+    }
+}
+
+/// Where a backbone is.
+enum Place {
+    Directory(PathBuf),
+    Snapshot(Found),
 }
 
 fn is_model(directory: &Path) -> bool {
     directory.join("config.json").is_file() || directory.join("modules.json").is_file()
-}
-
-fn not_found(row: &ModelRow, looked: &[PathBuf]) -> Error {
-    let name = &row.name;
-    let list: Vec<String> = looked
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
-    let target = match looked.first() {
-        Some(first) => first.display().to_string(),
-        None => "a directory".into(),
-    };
-    let places = if list.is_empty() {
-        "there is no place to look (set FIN_MODELS)".into()
-    } else {
-        format!("looked in {}", list.join(", "))
-    };
-    Error::argument(
-        "model",
-        format!(
-            "the files of `{name}` are not on this machine: {places}. Put these files of \
-             https://huggingface.co/{} into {target}: config.json, model.safetensors (or \
-             pytorch_model.bin), tokenizer.json (or vocab.txt, spiece.model or \
-             sentencepiece.bpe.model), tokenizer_config.json and, where \
-             the repository has them, modules.json, sentence_bert_config.json, \
-             config_sentence_transformers.json and the directories 1_Pooling, 2_Dense and \
-             2_Normalize. Or give the directory that holds them in place of the name",
-            row.source
-        ),
-    )
 }
 
 #[cfg(test)]
@@ -112,9 +174,20 @@ mod tests {
     use super::*;
     use crate::find;
 
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
     fn put(directory: &Path) {
         std::fs::create_dir_all(directory).unwrap();
-        std::fs::write(directory.join("config.json"), "{}").unwrap();
+        for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+            std::fs::write(directory.join(name), "{}").unwrap();
+        }
+    }
+
+    fn offline(cache: PathBuf) -> Option<HubConfig> {
+        Some(HubConfig {
+            offline: true,
+            ..HubConfig::new(cache)
+        })
     }
 
     #[test]
@@ -124,7 +197,7 @@ mod tests {
         let row = find("sbert-base-en").unwrap();
         let locations = Locations {
             by_name: vec![root.join("models"), root.join("cache")],
-            hub: Some(root.join("hub")),
+            hub: offline(root.join("hub")),
         };
         let error = locations.resolve(row).unwrap_err().to_string();
         for part in [
@@ -140,12 +213,19 @@ mod tests {
         }
 
         let repository = root.join("hub/models--sentence-transformers--msmarco-distilbert-base-v3");
-        put(&repository.join("snapshots/0123abc"));
+        let snapshot = repository.join("snapshots").join(COMMIT);
+        put(&snapshot);
         assert!(locations.resolve(row).is_err());
         std::fs::create_dir_all(repository.join("refs")).unwrap();
-        std::fs::write(repository.join("refs/main"), "0123abc\n").unwrap();
-        let found = locations.resolve(row).unwrap();
-        assert_eq!(found, repository.join("snapshots/0123abc"));
+        std::fs::write(repository.join("refs/main"), format!("{COMMIT}\n")).unwrap();
+        assert_eq!(locations.resolve(row).unwrap(), snapshot);
+        assert_eq!(locations.fetch(row).unwrap(), snapshot);
+
+        std::fs::remove_file(snapshot.join("model.safetensors")).unwrap();
+        let error = locations.fetch(row).unwrap_err().to_string();
+        let lacks = format!("{COMMIT} lacks model.safetensors");
+        assert!(error.contains(&lacks), "{error}");
+        assert!(error.contains("HF_HUB_OFFLINE"), "{error}");
 
         for place in ["cache/sbert-base-en", "models/sbert-base-en"] {
             put(&root.join(place));
@@ -157,15 +237,16 @@ mod tests {
     fn a_cache_under_the_former_name_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let repository = dir.path().join("models--bert-base-cased");
-        put(&repository.join("snapshots/abc"));
+        let snapshot = repository.join("snapshots").join(COMMIT);
+        put(&snapshot);
         std::fs::create_dir_all(repository.join("refs")).unwrap();
-        std::fs::write(repository.join("refs/main"), "abc").unwrap();
+        std::fs::write(repository.join("refs/main"), COMMIT).unwrap();
         let locations = Locations {
             by_name: Vec::new(),
-            hub: Some(dir.path().into()),
+            hub: offline(dir.path().into()),
         };
         let found = locations.resolve(find("bert-base-en").unwrap()).unwrap();
-        assert_eq!(found, repository.join("snapshots/abc"));
+        assert_eq!(found, snapshot);
     }
 
     #[test]

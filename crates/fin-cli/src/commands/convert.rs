@@ -86,7 +86,7 @@ Examples:
   fin convert-weights all-minilm-l6-v2 --from ./all-MiniLM-L6-v2 --to ./minilm \\
       --verify reference.npy --texts reference.txt";
 
-pub fn run(args: &ConvertArgs) -> Result<()> {
+pub fn run(args: &ConvertArgs, registry: &Registry) -> Result<()> {
     check_replaceable(&args.to, args.overwrite, "--to")?;
     let verification = match &args.verify {
         Some(path) => Some(Verification::read(path, args)?),
@@ -98,7 +98,6 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
         allow_unused: args.allow_unused,
         allow_missing: args.allow_missing,
     };
-    let registry = Registry::from_env()?;
     let mut peak = None;
     let (report, error) = registry.convert(&args.model, from, &args.to, &options, |directory| {
         peak = peak_memory();

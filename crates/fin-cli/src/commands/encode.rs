@@ -8,6 +8,7 @@ use fin_core::PostProcess;
 use fin_core::atomic::AtomicFile;
 use fin_core::input::{TextFormat, TextReader};
 use fin_core::output::{EmbeddingWriter, OutputFormat};
+use fin_registry::Registry;
 use serde_json::json;
 
 use crate::args::{BatchArgs, ColumnArgs, ModelArgs, positive, read_options};
@@ -74,7 +75,7 @@ const WINDOW_TEXTS: usize = 4096;
 /// Bytes of text at which a window is full before that.
 const WINDOW_BYTES: usize = 16 << 20;
 
-pub fn run(args: &EncodeArgs) -> Result<()> {
+pub fn run(args: &EncodeArgs, registry: &Registry) -> Result<()> {
     // What can be found wrong before the model is opened is.
     OutputFormat::from_path(&args.output)?;
     drop(AtomicFile::create(&args.output)?);
@@ -87,7 +88,7 @@ pub fn run(args: &EncodeArgs) -> Result<()> {
         (_, true) => Some(false),
         _ => None,
     };
-    let model = OpenModel::open(&args.model, &options)?;
+    let model = OpenModel::open(&args.model, &options, registry)?;
     let post = PostProcess {
         dim: args.dim,
         normalize: args.dim.is_some() && model.normalizes(),

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use fin_core::input::Column;
+use fin_registry::Registry;
 use fin_train::evaluate::Evaluator;
 use serde_json::{Map, json};
 
@@ -70,7 +71,7 @@ Examples:
   fin eval --model ./tuned --data eval.csv --task retrieval \\
       --corpus corpus.csv --corpus-column answer --k 1,10 --format json";
 
-pub fn run(args: &EvalArgs) -> Result<()> {
+pub fn run(args: &EvalArgs, registry: &Registry) -> Result<()> {
     let evaluation = EvalSource {
         data: &args.data,
         task: args.task,
@@ -81,7 +82,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         cutoffs: &args.k,
     }
     .read()?;
-    let model = OpenModel::open(&args.model, &args.model.options())?;
+    let model = OpenModel::open(&args.model, &args.model.options(), registry)?;
     let begin = Instant::now();
     let metrics = evaluation.evaluate(&model.embedder, &model.device)?;
     let seconds = begin.elapsed().as_secs_f64();

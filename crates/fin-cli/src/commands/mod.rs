@@ -1,6 +1,7 @@
 //! The commands.
 
 pub mod convert;
+pub mod download;
 pub mod encode;
 pub mod eval;
 pub mod fit;

@@ -1,16 +1,17 @@
 //! `fin models`.
 
 use clap::Args;
-use fin_registry::{Catalogue, Task};
+use fin_registry::{Registry, Task};
 
 use crate::report::{self, Format, Result};
 
 /// List the models that are known by name
 ///
 /// The files of a model are looked for in $FIN_MODELS/NAME, in the cache ($FIN_CACHE/NAME, by
-/// default ~/.cache/fin/NAME) and in the cache of the Hugging Face hub. Any other model in the
-/// format of Hugging Face or sentence-transformers is given by its directory. The file that
-/// $FIN_CATALOGUE names adds rows of your own, in the form of
+/// default ~/.cache/fin/NAME) and in the cache of the Hugging Face hub; what is in none of them is
+/// downloaded on first use. Any other model in the format of Hugging Face or sentence-transformers
+/// is given by its directory.
+/// The file that $FIN_CATALOGUE names adds rows of your own, in the form of
 /// crates/fin-registry/src/catalogue.toml.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
@@ -30,8 +31,8 @@ Examples:
   fin models --task text-to-text
   fin models --format json";
 
-pub fn run(args: &ModelsArgs) -> Result<()> {
-    let catalogue = Catalogue::from_env()?;
+pub fn run(args: &ModelsArgs, registry: &Registry) -> Result<()> {
+    let catalogue = &registry.catalogue;
     match args.format {
         Format::Table => report::print(&catalogue.table(args.task)),
         Format::Json => report::print_json(&catalogue.list(args.task)),

@@ -6,6 +6,7 @@ use std::time::Instant;
 use clap::{ArgGroup, Args};
 use fin_core::PostProcess;
 use fin_core::input::{ReadOptions, read_texts};
+use fin_registry::Registry;
 use serde_json::json;
 
 use crate::args::{BatchArgs, ColumnArgs, ModelArgs, positive, read_options};
@@ -59,14 +60,14 @@ Examples:
   fin search --model ./tuned --corpus corpus.csv --column answer --queries questions.txt \\
       -k 10 --format json";
 
-pub fn run(args: &SearchArgs) -> Result<()> {
+pub fn run(args: &SearchArgs, registry: &Registry) -> Result<()> {
     let mut queries = args.query.clone();
     if let Some(path) = &args.queries {
         queries.extend(read_texts(path, None, ReadOptions::default())?);
     }
     let read = read_options(args.columns.no_header, None);
     let corpus = read_texts(&args.corpus, args.columns.column.as_ref(), read)?;
-    let model = OpenModel::open(&args.model, &args.model.options())?;
+    let model = OpenModel::open(&args.model, &args.model.options(), registry)?;
 
     let begin = Instant::now();
     let bar = text_bar(Some(corpus.len() + queries.len()));

@@ -15,12 +15,24 @@ pub fn fixture(path: &str) -> PathBuf {
         .join(path)
 }
 
-/// The program, away from whatever models this machine has.
+/// The program, away from whatever models this machine has, and without a network.
 pub fn fin() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fin"));
-    for name in ["FIN_CATALOGUE", "FIN_MODELS", "XDG_CACHE_HOME", "HF_HOME"] {
+    for name in [
+        "FIN_CATALOGUE",
+        "FIN_MODELS",
+        "HF_ENDPOINT",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_TOKEN",
+        "HF_TOKEN_PATH",
+        "HUGGINGFACE_HUB_CACHE",
+        "HUGGING_FACE_HUB_TOKEN",
+        "XDG_CACHE_HOME",
+    ] {
         command.env_remove(name);
     }
+    command.env("HF_HUB_OFFLINE", "1");
     command.env("FIN_CACHE", "/nonexistent-fin-cache");
     command.env("HOME", "/nonexistent-home");
     command

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use fin_core::input::{Column, ReadOptions, read_scored_pairs};
 use fin_core::{Embedder, Error};
-use fin_registry::build_model;
+use fin_registry::Registry;
 use fin_train::callback::{Evaluate, ProgressBar};
 use fin_train::dataset::{
     ScoreRange, TargetKind, labelled_from_file, pairs_from_file, scored_pairs_from_file,
@@ -24,7 +24,7 @@ use crate::data::{
 };
 use crate::report::{self, Failure, Format, Result, count, note, rounded};
 
-pub fn run(args: &FitArgs) -> Result<()> {
+pub fn run(args: &FitArgs, registry: &Registry) -> Result<()> {
     let settings = match &args.config {
         Some(path) => args.settings.over_file(path)?,
         None => args.settings.clone(),
@@ -74,7 +74,7 @@ pub fn run(args: &FitArgs) -> Result<()> {
     let device = settings.device()?.open()?;
     // New weights, where there are any, depend on the seed too.
     device.seed(seed);
-    let model = build_model(required.model, &model_options)?;
+    let model = registry.build_model(required.model, &model_options)?;
     report::note_model(&model);
     let model = model.embedder;
     note!(
