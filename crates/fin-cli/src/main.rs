@@ -9,24 +9,30 @@ mod data;
 mod model;
 mod report;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use fin_registry::Registry;
+use fin_registry::{Catalogue, Registry};
 
 use crate::report::{Failure, note};
 
 /// Turn texts into vectors, search with them, and fine-tune the models that make them.
 ///
 /// A model is a name in the catalogue (`fin models`) or a directory in the format of Hugging Face
-/// or sentence-transformers. The files of a name are downloaded when they are first needed. Results go to stdout, everything else to stderr. The exit code is 0
-/// for success, 1 for an error and 2 for a wrong command line.
+/// or sentence-transformers. The files of a name are downloaded when they are first needed. Results
+/// go to stdout, everything else to stderr. The exit code is 0 for success, 1 for an error and 2
+/// for a wrong command line.
 #[derive(Debug, Parser)]
 #[command(name = "fin", version, arg_required_else_help = true, after_long_help = EXAMPLES)]
 struct Cli {
     /// Download nothing, use what is on this machine; so does HF_HUB_OFFLINE=1
     #[arg(long, global = true)]
     offline: bool,
+
+    /// TOML file with further models, in the form of the catalogue; so does FIN_CATALOGUE
+    #[arg(long, global = true, value_name = "FILE")]
+    catalogue: Option<PathBuf>,
 
     #[command(subcommand)]
     command: Command,
@@ -57,6 +63,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let run = || {
         let mut registry = Registry::from_env()?;
+        if let Some(path) = &cli.catalogue {
+            registry.catalogue = registry.catalogue.with(Catalogue::read(path)?, path)?;
+        }
         if cli.offline {
             registry.locations = registry.locations.offline();
         }

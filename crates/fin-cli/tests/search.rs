@@ -107,3 +107,44 @@ fn a_device_that_is_not_compiled_in_names_its_feature() {
     let run = Run::from(command.arg("--corpus").arg(corpus).output().unwrap());
     run.fails_with(&["cuda:0", "--features cuda"]);
 }
+
+#[test]
+fn rows_of_ones_own_are_listed_and_opened() {
+    let scratch = Scratch::new();
+    let row = |name: &str| {
+        format!(
+            "[[model]]\nname = '{name}'\ntask = 'text-to-text'\noutput_dim = 32\n\
+             architecture = 'transformer'\ndescription = 'Our own'\nsource = 'us/ours'\n\
+             weights = 'model.safetensors'\nlicence = 'MIT'\ndialect = 'bert'\n\
+             preprocessing = {{ kind = 'word-piece', lower_case = true }}\npooling = 'mean'\n\
+             normalize = true\nmax_length = 32\n"
+        )
+    };
+    let catalogue = scratch.write("models.toml", row("ours"));
+    let catalogue = catalogue.to_str().unwrap();
+    let listed = run(["models", "--catalogue", catalogue, "--format", "json"]).ok();
+    let rows = listed.json();
+    let last = rows.as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (&last["name"], &last["output_dim"]),
+        (&"ours".into(), &32.into())
+    );
+    let table = fin().arg("models").env("FIN_CATALOGUE", catalogue).output();
+    assert!(Run::from(table.unwrap()).ok().stdout.contains(" ours "));
+
+    let models = scratch.path("models");
+    std::fs::create_dir(&models).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(fixture("text/bert-tiny"), models.join("ours")).unwrap();
+    let texts = scratch.write("texts.txt", "a boat\n");
+    let out = scratch.out("a.npy");
+    let mut encode = fin();
+    encode.env("FIN_MODELS", &models).arg("encode").arg(texts);
+    encode.args(["--model", "ours", "--catalogue", catalogue, "--output"]);
+    let done = Run::from(encode.arg(out).output().unwrap()).ok();
+    assert!(!done.stderr.contains("warning"), "{}", done.stderr);
+
+    let taken = scratch.write("taken.toml", row("bert-base-en"));
+    let taken = taken.to_str().unwrap();
+    run(["models", "--catalogue", taken]).fails_with(&["taken.toml", "model[0].name"]);
+}

@@ -11,8 +11,7 @@ use crate::report::{self, Format, Result};
 /// default ~/.cache/fin/NAME) and in the cache of the Hugging Face hub; what is in none of them is
 /// downloaded on first use. Any other model in the format of Hugging Face or sentence-transformers
 /// is given by its directory.
-/// The file that $FIN_CATALOGUE names adds rows of your own, in the form of
-/// crates/fin-registry/src/catalogue.toml.
+/// --catalogue adds rows of your own.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct ModelsArgs {
