@@ -73,7 +73,7 @@ fn read_if_present<T: serde::de::DeserializeOwned>(
 }
 
 /// An added token as JSON has it; what is not said has the defaults of Python's `AddedToken`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(super) struct TokenObject {
     content: String,
     #[serde(default)]
@@ -82,24 +82,30 @@ pub(super) struct TokenObject {
     lstrip: bool,
     #[serde(default)]
     rstrip: bool,
+    /// Where it is not said, special tokens are found in a text as it is, others in normalised text.
     normalized: Option<bool>,
     #[serde(default)]
     special: bool,
 }
 
 impl TokenObject {
-    fn token(self, special: bool) -> AddedToken {
-        AddedToken::from(self.content, special)
+    fn new(content: String, special: bool) -> Self {
+        Self {
+            content,
+            single_word: false,
+            lstrip: false,
+            rstrip: false,
+            normalized: None,
+            special,
+        }
+    }
+
+    pub(super) fn into_token(self) -> AddedToken {
+        AddedToken::from(self.content, self.special)
             .single_word(self.single_word)
             .lstrip(self.lstrip)
             .rstrip(self.rstrip)
-            .normalized(self.normalized.unwrap_or(!special))
-    }
-
-    /// With the flag `special` that the object itself has.
-    pub(super) fn into_token(self) -> AddedToken {
-        let special = self.special;
-        self.token(special)
+            .normalized(self.normalized.unwrap_or(!self.special))
     }
 }
 
@@ -109,7 +115,7 @@ impl TokenObject {
 #[derive(Debug, Clone, PartialEq)]
 enum Special {
     Text(String),
-    Full(AddedToken),
+    Full(TokenObject),
 }
 
 impl Special {
@@ -117,10 +123,7 @@ impl Special {
     fn read(value: &Value) -> Option<Self> {
         match value {
             Value::String(text) => Some(Self::Text(text.clone())),
-            Value::Object(_) => {
-                let object = TokenObject::deserialize(value).ok()?;
-                Some(Self::Full(object.token(true)))
-            }
+            Value::Object(_) => TokenObject::deserialize(value).ok().map(Self::Full),
             _ => None,
         }
     }
@@ -132,9 +135,9 @@ impl Special {
         }
     }
 
-    fn into_token(self) -> AddedToken {
+    fn into_object(self) -> TokenObject {
         match self {
-            Self::Text(text) => AddedToken::from(text, true),
+            Self::Text(text) => TokenObject::new(text, true),
             Self::Full(token) => token,
         }
     }
@@ -150,7 +153,7 @@ pub(super) struct SpecialTokens {
     /// `additional_special_tokens` from elsewhere, which count where there are no extra ones.
     additional: Option<Vec<Special>>,
     /// Tokens added with an id, in the order of ids.
-    added: BTreeMap<u32, AddedToken>,
+    added: BTreeMap<u32, TokenObject>,
 }
 
 impl SpecialTokens {
@@ -163,61 +166,62 @@ impl SpecialTokens {
     pub(super) fn read(
         source: &Source,
         defaults: &[(&str, &str)],
-        in_json: impl IntoIterator<Item = (u32, AddedToken)>,
+        in_json: impl IntoIterator<Item = (u32, TokenObject)>,
     ) -> Result<Self> {
-        let Source {
-            directory, config, ..
-        } = *source;
+        let directory = source.directory;
+        let config = source.config;
         let mut values = config.rest.clone();
         let mut additional = None;
-        let mut added = BTreeMap::new();
         // The older name in the configuration stands for the newer one; elsewhere it does not.
-        if let Some(old) = values.remove("additional_special_tokens") {
-            let new = values.get("extra_special_tokens");
-            if new.is_none_or(|new| new.is_null() || new.as_array().is_some_and(Vec::is_empty)) {
+        if let Some(old) = values.shift_remove("additional_special_tokens") {
+            if values.get("extra_special_tokens").is_none_or(is_empty) {
                 values.insert("extra_special_tokens".into(), old);
             } else {
                 additional = tokens(&old);
             }
         }
+        let mut own = take_own(&mut values);
+
+        let mut added = BTreeMap::new();
         if let Some(decoder) = &config.added_tokens_decoder {
-            for (id, object) in decoder {
-                added.insert(*id, object.clone().into_token());
-            }
+            added.clone_from(decoder);
         } else {
             let map: Option<Map<String, Value>> = read_if_present(directory, SPECIAL_TOKENS_MAP)?;
-            for (name, value) in map.into_iter().flatten() {
+            let map = map.unwrap_or_default();
+            let by_text: Option<BTreeMap<String, u32>> = read_if_present(directory, ADDED_TOKENS)?;
+            let special = special_texts(&values, &map);
+            for (text, id) in by_text.into_iter().flatten() {
+                let special = special.contains(&text);
+                let normalized = Some(!special);
+                let token = TokenObject::new(text, special);
+                added.insert(
+                    id,
+                    TokenObject {
+                        normalized,
+                        ..token
+                    },
+                );
+            }
+            added.extend(in_json);
+            for (name, value) in map {
                 match (name.as_str(), value) {
                     ("additional_special_tokens", value) => additional = tokens(&value),
                     ("extra_special_tokens", Value::Array(new)) => {
-                        let old = values.remove(&name);
-                        let mut all = old.and_then(|old| old.as_array().cloned());
-                        all.get_or_insert_default().extend(new);
-                        values.insert(name, Value::Array(all.unwrap_or_default()));
+                        let old = values.get(&name).and_then(Value::as_array).cloned();
+                        let all = [old.unwrap_or_default(), new].concat();
+                        values.insert(name, Value::Array(all));
                     }
-                    (_, value) => {
+                    (_, mut value) => {
+                        if let Value::Object(token) = &mut value
+                            && name != "extra_special_tokens"
+                        {
+                            token.insert("special".into(), Value::Bool(true));
+                        }
                         values.insert(name, value);
                     }
                 }
             }
-            let by_text: Option<BTreeMap<String, u32>> = read_if_present(directory, ADDED_TOKENS)?;
-            let special: HashSet<String> = ROLES
-                .iter()
-                .filter_map(|role| Special::read(values.get(*role)?))
-                .chain(
-                    values
-                        .get("extra_special_tokens")
-                        .and_then(tokens)
-                        .into_iter()
-                        .flatten(),
-                )
-                .map(|token| token.content().to_string())
-                .collect();
-            for (text, id) in by_text.into_iter().flatten() {
-                let special = special.contains(&text);
-                added.insert(id, AddedToken::from(text, special));
-            }
-            added.extend(in_json);
+            own.extend(take_extra_own(&mut values));
         }
 
         let mut named = Vec::new();
@@ -229,15 +233,14 @@ impl SpecialTokens {
             };
             named.extend(token.map(|token| (role.to_string(), token)));
         }
-        let own = values
-            .iter()
-            .filter(|(name, _)| name.ends_with("_token") && !ROLES.contains(&name.as_str()));
-        // Names of their own may also be given as an object.
-        let object = values
-            .get("extra_special_tokens")
-            .and_then(Value::as_object);
-        for (name, value) in own.chain(object.into_iter().flatten()) {
+        for (name, value) in values.iter().filter(|(name, _)| is_own(name)) {
             named.extend(Special::read(value).map(|token| (name.clone(), token)));
+        }
+        for (name, token) in own {
+            match named.iter_mut().find(|(known, _)| *known == name) {
+                Some(place) => place.1 = token,
+                None => named.push((name, token)),
+            }
         }
         Ok(Self {
             named,
@@ -274,9 +277,16 @@ impl SpecialTokens {
         self.added.values().any(|token| token.content == text)
     }
 
-    /// Sets tokens that count where no extra ones are configured.
-    pub(super) fn set_additional(&mut self, tokens: impl IntoIterator<Item = AddedToken>) {
-        self.additional = Some(tokens.into_iter().map(Special::Full).collect());
+    /// Sets tokens that count where no extra ones are configured: texts that are found as they are,
+    /// and whether they are special.
+    pub(super) fn set_additional(&mut self, tokens: impl IntoIterator<Item = (String, bool)>) {
+        let full = |(text, special)| {
+            Special::Full(TokenObject {
+                normalized: Some(false),
+                ..TokenObject::new(text, special)
+            })
+        };
+        self.additional = Some(tokens.into_iter().map(full).collect());
     }
 
     /// Texts of the tokens that count where no extra ones are configured.
@@ -291,11 +301,16 @@ impl SpecialTokens {
         self.additional.get_or_insert_default().extend(tokens);
     }
 
-    /// The tokens to add to a tokenizer that has `present` already, in the order in which those
-    /// that are new to its vocabulary get their ids.
-    pub(super) fn into_tokens(self, present: &HashSet<String>) -> Vec<AddedToken> {
-        let mut known = present.clone();
-        known.extend(self.added.values().map(|token| token.content.clone()));
+    /// The tokens to add to a tokenizer that has those of `present` already, in the order in which
+    /// those that are new to its vocabulary get their ids. A text may occur more than once.
+    pub(super) fn into_tokens(self, present: &[AddedToken]) -> Vec<AddedToken> {
+        let added = self.added.values().map(|token| &token.content);
+        let known: HashSet<String> = present
+            .iter()
+            .map(|token| &token.content)
+            .chain(added)
+            .cloned()
+            .collect();
         let names: HashSet<String> = self
             .named
             .iter()
@@ -308,26 +323,96 @@ impl SpecialTokens {
                 list.push(token);
             }
         }
-        // Of tokens with one text the last counts, in the place of the first.
-        let mut places: HashMap<String, usize> = HashMap::new();
-        let mut unique: Vec<AddedToken> = Vec::with_capacity(list.len());
-        for token in list {
-            let mut token = token.into_token();
-            token.special |= names.contains(&token.content);
-            match places.get(&token.content) {
-                Some(place) => unique[*place] = token,
-                None => {
-                    places.insert(token.content.clone(), unique.len());
-                    unique.push(token);
-                }
-            }
-        }
-        unique
+        list.into_iter()
+            .map(|token| {
+                let mut token = token.into_object();
+                token.special |= names.contains(&token.content);
+                token.into_token()
+            })
+            .collect()
     }
+}
+
+/// Of tokens with one text the last counts, in the place of the first; special it stays.
+pub(super) fn merge(tokens: impl IntoIterator<Item = AddedToken>) -> Vec<AddedToken> {
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut merged: Vec<AddedToken> = Vec::new();
+    for mut token in tokens {
+        if let Some(place) = places.get(&token.content) {
+            token.special |= merged[*place].special;
+            merged[*place] = token;
+        } else {
+            places.insert(token.content.clone(), merged.len());
+            merged.push(token);
+        }
+    }
+    merged
 }
 
 /// The tokens of a list; `None` where it is none.
 fn tokens(value: &Value) -> Option<Vec<Special>> {
     let list = value.as_array()?;
     Some(list.iter().filter_map(Special::read).collect())
+}
+
+/// What counts as nothing in Python.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether this is the name of a special token, but of none of the roles.
+fn is_own(name: &str) -> bool {
+    name.ends_with("_token") && !ROLES.contains(&name)
+}
+
+/// Takes out the tokens that the configuration has under names of their own, as text.
+fn take_own(values: &mut Map<String, Value>) -> Vec<(String, Special)> {
+    let mut own = Vec::new();
+    values.retain(|name, value| match value {
+        Value::String(text) if is_own(name) => {
+            own.push((name.clone(), Special::Text(text.clone())));
+            false
+        }
+        _ => true,
+    });
+    own.extend(take_extra_own(values));
+    own
+}
+
+/// Takes out the extra tokens where they have names.
+fn take_extra_own(values: &mut Map<String, Value>) -> Vec<(String, Special)> {
+    let Some(Value::Object(_)) = values.get("extra_special_tokens") else {
+        return Vec::new();
+    };
+    let Some(Value::Object(names)) = values.shift_remove("extra_special_tokens") else {
+        return Vec::new();
+    };
+    let token = |(name, value)| Some((name, Special::read(&value)?));
+    names.into_iter().filter_map(token).collect()
+}
+
+/// Texts that `added_tokens.json` adds as special tokens: those with a role and the extra ones. Full
+/// tokens of the configuration do not count, since upstream has not read them yet.
+fn special_texts(config: &Map<String, Value>, map: &Map<String, Value>) -> HashSet<String> {
+    let from_config = |value: &Value| value.as_str().map(str::to_string);
+    let from_map = |value: &Value| Special::read(value).map(|token| token.content().to_string());
+    let roles = ROLES.iter().filter_map(|role| match map.get(*role) {
+        Some(value) => from_map(value),
+        None => from_config(config.get(*role)?),
+    });
+    let list = |values: &Map<String, Value>| {
+        let list = values.get("extra_special_tokens").and_then(Value::as_array);
+        list.cloned().unwrap_or_default()
+    };
+    let extra = list(config)
+        .iter()
+        .filter_map(from_config)
+        .collect::<Vec<_>>();
+    let in_map = list(map).iter().filter_map(from_map).collect::<Vec<_>>();
+    roles.chain(extra).chain(in_map).collect()
 }

@@ -6,7 +6,7 @@ use fin_core::{Error, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokenizers::{AddedToken, TruncationDirection};
+use tokenizers::TruncationDirection;
 
 use super::config::TokenObject;
 use super::sentence_piece::check_charsmap;
@@ -47,10 +47,10 @@ impl Header {
     }
 
     /// Added tokens with the ids that the file gives them.
-    pub(super) fn added_tokens(&self) -> impl Iterator<Item = (u32, AddedToken)> {
+    pub(super) fn added_tokens(&self) -> impl Iterator<Item = (u32, TokenObject)> {
         self.added_tokens
             .iter()
-            .map(|token| (token.id, token.token.clone().into_token()))
+            .map(|token| (token.id, token.token.clone()))
     }
 
     /// Which end of a text the file has cut off.

@@ -11,20 +11,20 @@ mod sentence_piece;
 mod unigram;
 mod word_piece;
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use fin_core::{Error, Result};
 use serde::Deserialize;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{
-    PostProcessor, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
+    AddedToken, PostProcessor, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
 };
 
 pub(crate) use config::TokenizerConfig;
 
 use crate::config::read_json;
-use config::{SpecialTokens, TOKENIZER_CONFIG};
+use config::{SpecialTokens, TOKENIZER_CONFIG, merge};
 use json::Header;
 use unigram::Vocabulary;
 
@@ -402,15 +402,34 @@ fn finish(
         }
     }
     let pad_token = special.text("pad_token").map(str::to_string);
-    let present: HashSet<String> = tokenizer
-        .get_added_tokens_decoder()
-        .into_values()
-        .map(|token| token.content)
-        .collect();
-    tokenizer.add_tokens(&special.into_tokens(&present));
+    let decoder = tokenizer.get_added_tokens_decoder().into_iter();
+    let present: BTreeMap<u32, AddedToken> = decoder.collect();
+    let present: Vec<AddedToken> = present.into_values().collect();
+    let tokens = special.into_tokens(&present);
+    let changes = |token: &AddedToken| {
+        let same = |other: &&AddedToken| other.content == token.content;
+        present
+            .iter()
+            .find(same)
+            .is_some_and(|other| other != token)
+    };
+    if tokens.iter().any(changes) {
+        // A token's flags do not all change when it is added again.
+        tokenizer = without_added_tokens(&tokenizer);
+    }
+    tokenizer.add_tokens(&merge(present.into_iter().chain(tokens)));
     if let Some(template) = template {
         let processing = template.processing(source, &tokenizer)?;
         tokenizer.with_post_processor(Some(processing));
     }
     Ok((tokenizer, pad_token, direction))
+}
+
+/// The same tokenizer before any token was added to its model's vocabulary.
+fn without_added_tokens(tokenizer: &Tokenizer) -> Tokenizer {
+    let mut new = Tokenizer::new(tokenizer.get_model().clone());
+    new.with_normalizer(tokenizer.get_normalizer().cloned())
+        .with_pre_tokenizer(tokenizer.get_pre_tokenizer().cloned())
+        .with_post_processor(tokenizer.get_post_processor().cloned());
+    new
 }

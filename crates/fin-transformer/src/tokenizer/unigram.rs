@@ -8,13 +8,13 @@
 
 use fin_core::{Error, Result};
 use serde::Deserialize;
+use tokenizers::Tokenizer;
 use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::Precompiled;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
-use tokenizers::{AddedToken, Tokenizer};
 
 use super::config::{SpecialTokens, TOKENIZER_CONFIG};
 use super::sentence_piece::{Piece, PieceKind, SentencePieceModel, check_charsmap};
@@ -75,7 +75,7 @@ pub(super) fn read_t5(source: &Source, special: &mut SpecialTokens) -> Result<Vo
             ),
         ));
     }
-    special.set_additional(added_tokens(&model.pieces));
+    special.set_additional(symbols(&model.pieces));
     let mut pieces = scores(model.pieces);
     let extra = (0..extra_ids(source)?).rev();
     pieces.extend(extra.map(|i| (extra_id(i), 0.0)));
@@ -102,7 +102,7 @@ pub(super) fn read_xlm_roberta(source: &Source, special: &mut SpecialTokens) -> 
             ),
         ));
     }
-    special.set_additional(added_tokens(&model.pieces));
+    special.set_additional(symbols(&model.pieces));
     let role = |role| Ok((special.required(source, role)?.to_string(), 0.0));
     let mut pieces = Vec::with_capacity(model.pieces.len() + 2);
     for name in ["bos_token", "pad_token", "eos_token", "unk_token"] {
@@ -192,17 +192,15 @@ fn build(
     Ok(tokenizer)
 }
 
-/// Control symbols and those of the user, which are found in a text before it is cut.
-fn added_tokens(pieces: &[Piece]) -> Vec<AddedToken> {
-    let token = |piece: &Piece| {
-        let special = match piece.kind {
-            PieceKind::Control => true,
-            PieceKind::UserDefined => false,
-            _ => return None,
-        };
-        Some(AddedToken::from(&*piece.text, special).normalized(false))
+/// Control symbols and those of the user, which are found in a text before it is cut, and whether
+/// they are special.
+fn symbols(pieces: &[Piece]) -> Vec<(String, bool)> {
+    let symbol = |piece: &Piece| match piece.kind {
+        PieceKind::Control => Some((piece.text.clone(), true)),
+        PieceKind::UserDefined => Some((piece.text.clone(), false)),
+        _ => None,
     };
-    pieces.iter().filter_map(token).collect()
+    pieces.iter().filter_map(symbol).collect()
 }
 
 fn scores(pieces: Vec<Piece>) -> Vec<(String, f64)> {
