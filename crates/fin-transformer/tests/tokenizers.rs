@@ -324,15 +324,13 @@ fn damage_in_a_json_file_is_refused() {
             assert!(error.contains("tokenizer.json"), "{error}");
             assert!(error.contains("precompiled_charsmap"), "{error}");
         }
-    }
 
-    let directory = copy("unigram-t5");
-    let path = directory.path().join("tokenizer.json");
-    let mut value = read_json(&path);
-    value["model"]["vocab"][7][0] = json!("long".repeat(1 << 20));
-    std::fs::write(&path, value.to_string()).unwrap();
-    let error = open(directory.path()).unwrap_err().to_string();
-    assert!(error.contains("piece 7 has 4194304 bytes"), "{error}");
+        value["normalizer"] = Value::Null;
+        value["model"]["vocab"][7][0] = json!("long".repeat(1 << 20));
+        std::fs::write(&path, value.to_string()).unwrap();
+        let error = open(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("piece 7 has 4194304 bytes"), "{error}");
+    }
 }
 
 #[test]

@@ -109,9 +109,9 @@ impl TokenObject {
     }
 }
 
-/// A special token: as text alone, or with what it does to the white space around it.
+/// A special token: as text alone, or with its flags.
 ///
-/// The two differ where tokens are merged: text never takes the place of a full token.
+/// Upstream keeps the two apart: one of each kind with the same text are not the same token.
 #[derive(Debug, Clone, PartialEq)]
 enum Special {
     Text(String),
@@ -242,9 +242,11 @@ impl SpecialTokens {
                 None => named.push((name, token)),
             }
         }
+        // A value that is no list counts as an empty one.
+        let extra = values.get("extra_special_tokens");
         Ok(Self {
             named,
-            extra: values.get("extra_special_tokens").and_then(tokens),
+            extra: extra.map(|list| tokens(list).unwrap_or_default()),
             additional,
             added,
         })

@@ -346,6 +346,11 @@ fn open_json(directory: &Path, file: &Path, config: &TokenizerConfig) -> Result<
         Class::T5 => unigram::build_t5(&source, unigram()?, &mut special)?,
         Class::XlmRoberta => unigram::build_xlm_roberta(&source, unigram()?, &special)?,
         Class::Other => {
+            if matches!(header.model.kind.as_deref(), None | Some("Unigram"))
+                && let Ok(vocabulary) = json::model::<Vocabulary>(file, &bytes)
+            {
+                unigram::check_pieces(file, &vocabulary.pieces)?;
+            }
             let tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| {
                 Error::invalid(file, format!("not a tokenizer that can be read: {e}"))
             })?;

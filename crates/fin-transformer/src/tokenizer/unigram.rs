@@ -6,6 +6,8 @@
 //! Both cut text into the most probable pieces (Kudo 2018) after normalising it by the model's own
 //! table. They split at white space first, and put `▁` in front of every word.
 
+use std::path::Path;
+
 use fin_core::{Error, Result};
 use serde::Deserialize;
 use tokenizers::Tokenizer;
@@ -156,26 +158,34 @@ pub(super) fn build_xlm_roberta(
     Ok((tokenizer, Some(template)))
 }
 
+/// Checks that pieces can be searched for.
+///
+/// # Errors
+/// [`Error::InvalidFile`] where one is empty or very long, or a score is no number.
+pub(super) fn check_pieces(file: &Path, pieces: &[(String, f64)]) -> Result<()> {
+    let invalid = |reason: String| Err(Error::invalid(file, reason));
+    for (id, (piece, score)) in pieces.iter().enumerate() {
+        let length = piece.len();
+        if length == 0 || length > MAX_PIECE_BYTES {
+            return invalid(format!(
+                "piece {id} has {length} bytes; accepted: 1 to {MAX_PIECE_BYTES}"
+            ));
+        }
+        if !score.is_finite() {
+            return invalid(format!("the score of piece {id}, `{piece}`, is {score}"));
+        }
+    }
+    Ok(())
+}
+
 fn build(
     source: &Source,
     vocabulary: Vocabulary,
     unknown: usize,
     scheme: PrependScheme,
 ) -> Result<Tokenizer> {
+    check_pieces(source.file, &vocabulary.pieces)?;
     let invalid = |reason: String| Error::invalid(source.file, reason);
-    for (id, (piece, score)) in vocabulary.pieces.iter().enumerate() {
-        if piece.is_empty() || piece.len() > MAX_PIECE_BYTES {
-            return Err(invalid(format!(
-                "piece {id} has {} bytes; accepted: 1 to {MAX_PIECE_BYTES}",
-                piece.len()
-            )));
-        }
-        if !score.is_finite() {
-            return Err(invalid(format!(
-                "the score of piece {id}, `{piece}`, is {score}"
-            )));
-        }
-    }
     // Upstream has no byte pieces stand in for unknown characters, whatever the model says.
     let model = Unigram::from(vocabulary.pieces, Some(unknown), false)
         .map_err(|e| invalid(format!("not a unigram vocabulary: {e}")))?;
