@@ -109,13 +109,15 @@ const MIN_LENGTH: usize = 3;
 const DEFAULT_LENGTH: usize = 512;
 
 /// Files that are copied as they are.
-const VERBATIM: [&str; 7] = [
+const VERBATIM: [&str; 9] = [
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "LICENSE",
 ];
 

@@ -1,0 +1,100 @@
+//! `tokenizer.json`, the file of the `tokenizers` library.
+
+use std::path::Path;
+
+use fin_core::{Error, Result};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokenizers::TruncationDirection;
+
+use super::config::TokenObject;
+use super::sentence_piece::check_charsmap;
+
+/// What there is beside the vocabulary.
+#[derive(Debug, Deserialize)]
+pub(super) struct Header {
+    #[serde(default)]
+    added_tokens: Vec<IdentifiedToken>,
+    normalizer: Option<Value>,
+    truncation: Option<Truncation>,
+    pub(super) model: ModelHeader,
+}
+
+/// Kind of the model; the oldest files do not name it.
+#[derive(Debug, Deserialize)]
+pub(super) struct ModelHeader {
+    #[serde(rename = "type")]
+    pub(super) kind: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct IdentifiedToken {
+    id: u32,
+    #[serde(flatten)]
+    token: TokenObject,
+}
+
+#[derive(Debug, Deserialize)]
+struct Truncation {
+    #[serde(default)]
+    direction: TruncationDirection,
+}
+
+impl Header {
+    pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        parse(path, bytes)
+    }
+
+    /// Added tokens with the ids that the file gives them.
+    pub(super) fn added_tokens(&self) -> impl Iterator<Item = (u32, TokenObject)> {
+        self.added_tokens
+            .iter()
+            .map(|token| (token.id, token.token.clone()))
+    }
+
+    /// Which end of a text the file has cut off.
+    pub(super) fn truncation(&self) -> Option<TruncationDirection> {
+        self.truncation.as_ref().map(|it| it.direction)
+    }
+
+    /// The first normalisation table of a SentencePiece model.
+    ///
+    /// # Errors
+    /// Where one is damaged.
+    pub(super) fn charsmap(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        let mut first = None;
+        let mut left: Vec<&Value> = self.normalizer.iter().collect();
+        while let Some(normalizer) = left.pop() {
+            if let Some(list) = normalizer.get("normalizers").and_then(Value::as_array) {
+                left.extend(list.iter().rev());
+            }
+            let Some(text) = normalizer
+                .get("precompiled_charsmap")
+                .and_then(Value::as_str)
+            else {
+                continue;
+            };
+            let invalid =
+                |reason: String| Error::config(path, "normalizer.precompiled_charsmap", reason);
+            let table = base64::decode(text).map_err(|e| invalid(e.to_string()))?;
+            check_charsmap(&table).map_err(invalid)?;
+            first.get_or_insert(table);
+        }
+        Ok(first)
+    }
+}
+
+/// The `model` of a file.
+pub(super) fn model<M: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<M> {
+    #[derive(Deserialize)]
+    struct Whole<M> {
+        model: M,
+    }
+    parse::<Whole<M>>(path, bytes).map(|whole| whole.model)
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| Error::invalid(path, format!("not a tokenizer that can be read: {e}")))
+}
