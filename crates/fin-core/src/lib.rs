@@ -7,7 +7,9 @@ pub mod embedder;
 mod error;
 #[cfg(feature = "text")]
 pub mod input;
+pub mod json;
 pub mod kernels;
+mod limits;
 pub mod nn;
 #[cfg(feature = "output")]
 pub mod output;

@@ -129,12 +129,7 @@ impl BackboneConfig {
     }
 }
 
-/// Reads a JSON file.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-    serde_json::from_str(&text)
-        .map_err(|e| Error::invalid(path, format!("not the JSON that was expected: {e}")))
-}
+pub(crate) use fin_core::json::read as read_json;
 
 fn from_value<T: DeserializeOwned>(path: &Path, value: serde_json::Value) -> Result<T> {
     serde_json::from_value(value)

@@ -17,28 +17,39 @@ use crate::tokenizer::TokenizerConfig;
 
 /// What a directory says beyond the transformer's own configuration.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Layout {
+pub struct Layout {
     /// Where the transformer's files are.
     pub transformer: PathBuf,
     /// Whether there is a `modules.json`; without one the rest is a default.
     pub has_modules: bool,
+    /// Poolings, whose vectors are concatenated; at least one.
     pub pooling: Vec<Pooling>,
+    /// Dense heads in order; usually none.
     pub dense: Vec<DenseHead>,
+    /// Whether embeddings are scaled to unit length.
     pub normalize: bool,
     /// Largest number of tokens, where the directory says so.
     pub max_length: Option<usize>,
+    /// Whether texts are lower-cased before anything else.
     pub do_lower_case: bool,
+    /// Texts to put before inputs, by name.
     pub prompts: BTreeMap<String, String>,
+    /// Name of the prompt that is used where none is asked for.
     pub default_prompt: Option<String>,
 }
 
 /// A dense head: its directory, sizes and activation.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct DenseHead {
+pub struct DenseHead {
+    /// Where its weights are.
     pub directory: PathBuf,
+    /// Width of what it takes.
     pub in_features: usize,
+    /// Width of what it gives.
     pub out_features: usize,
+    /// Whether it adds a bias.
     pub bias: bool,
+    /// What comes after it.
     pub activation: Activation,
 }
 
@@ -89,8 +100,9 @@ impl Layout {
     /// Reads a directory's layout.
     ///
     /// # Errors
-    /// Where the directory is none, or describes a module that is not built here.
-    pub(crate) fn read(directory: &Path) -> Result<Self> {
+    /// [`Error::InvalidFile`] where the directory is none or a file in it is damaged,
+    /// [`Error::Config`] where one describes a module that is not built here.
+    pub fn read(directory: &Path) -> Result<Self> {
         if !directory.is_dir() {
             return Err(Error::invalid(directory, "no such model directory"));
         }

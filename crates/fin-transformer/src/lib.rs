@@ -14,6 +14,7 @@ pub mod xlm_roberta;
 
 pub use batch::TokenBatch;
 pub use config::BackboneConfig;
+pub use directory::{DenseHead, Layout};
 pub use embedder::{TextEmbedder, TextOptions, TextPooling};
 pub use network::{Dense, TextBackbone, TextNetwork};
 pub use tokenizer::{TextTokenizer, TokenizedText};

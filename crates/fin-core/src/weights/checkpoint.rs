@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
-use super::{pytorch, safetensors};
+use super::{mapping, pytorch, safetensors};
 use crate::error::{Error, Result};
+use crate::json;
 
 /// Element types that weights are stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,9 +123,10 @@ impl Checkpoint {
         let tensors = if is_index(path) {
             open_shards(path)?
         } else {
-            match pytorch::sniff(path)? {
-                true => pytorch::open(path)?,
-                false => safetensors::open(path)?,
+            let map = mapping::map(path)?;
+            match pytorch::sniff(&map) {
+                true => pytorch::open(path, &map)?,
+                false => safetensors::open(path, &map)?,
             }
         };
         if tensors.is_empty() {
@@ -219,13 +221,16 @@ impl Checkpoint {
                 path: self.path.clone(),
                 names: vec![name.to_string()],
             })?;
-        self.with_bytes(entry, |bytes| {
-            decode(entry.dtype, bytes).ok_or_else(|| Error::UnsupportedDType {
-                path: self.path.clone(),
-                tensor: name.to_string(),
-                dtype: entry.dtype.to_string(),
-            })
-        })?
+        // Nothing is read of what is not converted.
+        let values = match entry.dtype {
+            DType::I64 | DType::Other(_) => None,
+            dtype => self.with_bytes(entry, |bytes| decode(dtype, bytes))?,
+        };
+        values.ok_or_else(|| Error::UnsupportedDType {
+            path: self.path.clone(),
+            tensor: name.to_string(),
+            dtype: entry.dtype.to_string(),
+        })
     }
 
     /// Calls `f` with a tensor's little-endian bytes in row-major order.
@@ -313,9 +318,7 @@ fn read_index(index: &Path) -> Result<BTreeMap<String, String>> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let text = std::fs::read_to_string(index).map_err(Error::io(index, "read"))?;
-    let parsed: Index = serde_json::from_str(&text)
-        .map_err(|e| Error::invalid(index, format!("not a shard index: {e}")))?;
+    let parsed: Index = json::read(index)?;
     Ok(parsed.weight_map)
 }
 

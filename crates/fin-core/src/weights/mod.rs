@@ -6,10 +6,17 @@
 //! are read tensor by tensor. [`load`](fn@load) puts the tensors into a Burn module and reports every
 //! tensor that was used, left over or missing; [`save`](fn@save) writes a module as safetensors under
 //! upstream key names.
+//!
+//! Files may be damaged or hostile. Offsets, shapes and counts are checked against the file
+//! before anything is allocated by them: opening takes no more memory than the file has bytes
+//! and 64 MiB, and no single allocation is beyond twice the file's size and 64 MiB.
 
+mod archive;
 mod checkpoint;
 mod convert;
 mod load;
+mod mapping;
+mod pickle;
 mod pytorch;
 mod safetensors;
 mod save;

@@ -5,53 +5,69 @@
 //! hostile or holds something other than weights.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use pytorch_reader::{DType as PtDType, PickleValue, PytorchError, PytorchReader};
+use pytorch_reader::{DType as PtDType, PickleValue, PytorchError, PytorchReader, Tensor};
 
+use super::archive::{self, Refusal};
 use super::checkpoint::{DType, Source, TensorEntry};
+use super::pickle;
 use crate::error::{Error, Result};
+use crate::limits::{self, Budget, Exceeded};
 
 /// Keys under which training scripts nest a state dictionary.
 const NESTED: [&str; 3] = ["state_dict", "model_state_dict", "model"];
 
-/// Whether the file starts like a zip archive or a pickle, rather than a safetensors header.
-pub(super) fn sniff(path: &Path) -> Result<bool> {
-    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
-    let mut start = [0u8; 9];
-    let mut filled = 0;
-    while filled < start.len() {
-        match file
-            .read(&mut start[filled..])
-            .map_err(Error::io(path, "read"))?
-        {
-            0 => break,
-            n => filled += n,
-        }
-    }
+/// Most dimensions of a tensor.
+const MAX_RANK: usize = 16;
+
+/// Most that all tensors together may be of the file's size; those that share a storage count
+/// each.
+const MAX_SHARING: u64 = 16;
+
+/// Pickles of a legacy file: magic number, protocol version, system, content, storage keys.
+const LEGACY_PICKLES: usize = 5;
+
+/// The magic number of a legacy file, as protocols from 2 on and below 2 write it, and how far
+/// from the start it is looked for.
+const LEGACY_MAGIC: [&[u8]; 2] = [
+    b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19",
+    b"119547037146038801333356",
+];
+const LEGACY_MAGIC_WITHIN: usize = 64;
+
+/// Whether the file starts like a zip archive, a pickle or a TAR archive, rather than a
+/// safetensors header.
+pub(super) fn sniff(file: &[u8]) -> bool {
     // A safetensors file has the `{` of its header at byte 8; a pickle of protocol 2 or more
     // opens with 0x80 and its protocol, a zip archive with `PK`.
-    let start = &start[..filled];
-    Ok(start.starts_with(b"PK") || (start.starts_with(&[0x80]) && start.get(8) != Some(&b'{')))
+    let is_safetensors = file.get(8) == Some(&b'{');
+    file.starts_with(b"PK") || (!is_safetensors && (file.starts_with(&[0x80]) || is_tar(file)))
 }
 
-pub(super) fn open(path: &Path) -> Result<BTreeMap<String, TensorEntry>> {
-    let value = PytorchReader::read_pickle_data(path, None).map_err(|e| convert(path, e))?;
-    refuse_callables(path, &value)?;
-    let key = match &value {
-        PickleValue::Dict(top) => NESTED
-            .into_iter()
-            .find(|key| matches!(top.get(*key), Some(PickleValue::Dict(inner)) if holds_tensors(inner.values()))),
-        _ => None,
+fn is_tar(file: &[u8]) -> bool {
+    file.get(257..262) == Some(b"ustar")
+}
+
+pub(super) fn open(path: &Path, file: &[u8]) -> Result<BTreeMap<String, TensorEntry>> {
+    check_description(path, file)?;
+    let key = {
+        let value = PytorchReader::read_pickle_data(path, None).map_err(|e| convert(path, e))?;
+        refuse_callables(path, &value)?;
+        match &value {
+            PickleValue::Dict(top) => NESTED
+                .into_iter()
+                .find(|key| matches!(top.get(*key), Some(PickleValue::Dict(inner)) if holds_tensors(inner.values()))),
+            _ => None,
+        }
     };
     let reader = match key {
         Some(key) => PytorchReader::with_top_level_key(path, key),
         None => PytorchReader::new(path),
     }
     .map_err(|e| convert(path, e))?;
+    check_tensors(path, file.len() as u64, reader.tensors().values())?;
     Ok(reader
         .into_tensors()
         .into_iter()
@@ -80,6 +96,96 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, TensorEntry>> {
             )
         })
         .collect())
+}
+
+/// Checks that what the pickle and its container describe can be held beside the file.
+fn check_description(path: &Path, file: &[u8]) -> Result<()> {
+    let mut budget = Budget::of_file(file.len() as u64);
+    let measured = if file.starts_with(b"PK\x03\x04") || file.starts_with(b"PK\x05\x06") {
+        archive::pickles(file, &mut budget).and_then(|pickles| {
+            for pickle in pickles {
+                pickle::measure(pickle, &mut budget)?;
+            }
+            Ok(())
+        })
+    } else if is_tar(file) {
+        Err(Refusal::Damaged(
+            "a TAR archive, as PyTorch wrote before version 0.1.10",
+        ))
+    } else {
+        measure_stream(file, &mut budget).map_err(Refusal::from)
+    };
+    measured.map_err(|refusal| {
+        let reason = match refusal {
+            Refusal::Damaged(what) => what.to_string(),
+            Refusal::Compressed(name) => format!("`{name}` in it is compressed"),
+            Refusal::TooLarge => format!(
+                "it describes more than a file of {} bytes can hold, which no weight file does",
+                file.len()
+            ),
+        };
+        Error::invalid(
+            path,
+            format!(
+                "not a PyTorch weight file that can be read: {reason}; fetch the file again, or \
+                 load it in PyTorch and save it as safetensors"
+            ),
+        )
+    })
+}
+
+/// The pickles of a legacy file, or the one of a bare pickle.
+fn measure_stream(mut file: &[u8], budget: &mut Budget) -> Result<(), Exceeded> {
+    let start = &file[..file.len().min(LEGACY_MAGIC_WITHIN)];
+    let is_legacy = LEGACY_MAGIC
+        .iter()
+        .any(|magic| start.windows(magic.len()).any(|bytes| bytes == *magic));
+    for _ in 0..if is_legacy { LEGACY_PICKLES } else { 1 } {
+        match pickle::measure(file, budget)? {
+            Some(rest) => file = rest,
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+/// Checks that reading tensors takes no more than the file has; strides can show an element any
+/// number of times.
+fn check_tensors<'a>(
+    path: &Path,
+    size: u64,
+    tensors: impl Iterator<Item = &'a Tensor>,
+) -> Result<()> {
+    let mut all = 0u64;
+    for tensor in tensors {
+        // Neither overflows: the reader has checked both.
+        let bytes = tensor.byte_len() as u64;
+        let as_f32 = 4 * tensor.num_elements() as u64;
+        all = all.saturating_add(bytes);
+        let reason = if tensor.shape().len() > MAX_RANK {
+            format!("more than {MAX_RANK} dimensions")
+        } else if bytes > size && bytes + as_f32 > limits::share(size) {
+            format!("{bytes} bytes, which a file of {size} bytes does not hold")
+        } else if all
+            > MAX_SHARING
+                .saturating_mul(size)
+                .saturating_add(limits::SLACK)
+        {
+            format!("together with others more than {MAX_SHARING} times the file's {size} bytes")
+        } else {
+            continue;
+        };
+        return Err(Error::invalid(
+            path,
+            format!(
+                "not a PyTorch weight file that can be read: tensor `{}` of shape {:?} has \
+                 {reason}; it repeats what is in the file",
+                tensor.name,
+                tensor.shape()
+            ),
+        ));
+    }
+    Ok(())
 }
 
 const TENSOR: &str = "torch.Tensor";

@@ -1,25 +1,24 @@
 //! safetensors files, mapped into memory.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors};
+use memmap2::Mmap;
 
 use super::checkpoint::{DType, Source, TensorEntry};
 use crate::error::{Error, Result};
+use crate::limits::{self, Budget};
 
-pub(super) fn open(path: &Path) -> Result<BTreeMap<String, TensorEntry>> {
-    let file = File::open(path).map_err(Error::io(path, "open"))?;
-    // SAFETY: the mapping is read-only. Another process that truncates the file while it is
-    // mapped can fault this one, as with every program that maps files; fin itself replaces
-    // weight files only by renaming, which leaves open mappings intact.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
-    let map = Arc::new(map);
+/// Bytes that a value of the header takes at most while it is read.
+const VALUE: u64 = 112;
+
+pub(super) fn open(path: &Path, map: &Arc<Mmap>) -> Result<BTreeMap<String, TensorEntry>> {
+    check_header(path, map)?;
     // `read_metadata` checks that the header fits the file, that offsets are in order, do not
     // overlap and cover the data exactly, and that every tensor has the bytes its shape asks for.
-    let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
+    let (header, metadata) = SafeTensors::read_metadata(map).map_err(|e| {
         let fix = match e {
             SafeTensorError::MetadataIncompleteBuffer => {
                 "the data is shorter or longer than the header says: the file was cut short or damaged, fetch it again"
@@ -50,7 +49,7 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, TensorEntry>> {
                 _ => DType::Other("an element type of low precision"),
             };
             let source = Source::Mapped {
-                map: Arc::clone(&map),
+                map: Arc::clone(map),
                 start: data + info.data_offsets.0,
                 end: data + info.data_offsets.1,
             };
@@ -64,4 +63,24 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, TensorEntry>> {
             )
         })
         .collect())
+}
+
+/// Checks that what the header describes can be held beside the file.
+fn check_header(path: &Path, file: &[u8]) -> Result<()> {
+    // Without a header of the length it claims, the file is refused before it is parsed.
+    let header = file.split_first_chunk().and_then(|(length, rest)| {
+        let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+        rest.get(..length)
+    });
+    let cost = header.map_or(0, |header| limits::json(header, VALUE));
+    Budget::of_file(file.len() as u64).spend(cost).map_err(|_| {
+        Error::invalid(
+            path,
+            format!(
+                "the header describes more than a file of {} bytes can hold: this is no \
+                     safetensors file, or a damaged one",
+                file.len()
+            ),
+        )
+    })
 }

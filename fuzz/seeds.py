@@ -1,0 +1,84 @@
+"""Writes starting inputs for every target into `corpus/`, from the fixtures of `../fixtures/text`.
+
+    python3 fuzz/seeds.py
+
+Needs nothing beyond the standard library. How an input becomes a file is in the head of each
+target.
+"""
+
+import io
+import json
+import pathlib
+import zipfile
+
+HERE = pathlib.Path(__file__).parent
+TEXT = HERE.parent / "fixtures" / "text"
+SPLIT = b"\xff"
+LIMIT = 1 << 14
+
+
+def put(target, name, content):
+    directory = HERE / "corpus" / target
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / name).write_bytes(content)
+
+
+def small(pattern):
+    return [path for path in sorted(TEXT.glob(pattern)) if path.stat().st_size <= LIMIT]
+
+
+for path in small("bad/*.safetensors") + small("distilbert-tiny/2_Dense/*.safetensors"):
+    content = path.read_bytes()
+    put("safetensors", f"whole-{path.name}", b"\0" + content)
+    length = int.from_bytes(content[:8], "little")
+    if length < len(content):
+        put("safetensors", f"split-{path.name}", b"\1" + content[8 : 8 + length] + SPLIT + content[8 + length :])
+
+for path in small("bad/*.bin"):
+    content = path.read_bytes()
+    put("pickle", f"whole-{path.name}", b"\0" + content)
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    except zipfile.BadZipFile:
+        continue
+    for name in archive.namelist():
+        if name.endswith("data.pkl"):
+            pickle = archive.read(name)
+            payload = bytes(range(256))
+            for kind in (1, 0x81):
+                put("pickle", f"inner-{kind}-{path.name}", bytes([kind]) + len(pickle).to_bytes(2, "little") + pickle + payload)
+
+index = (TEXT / "bert-tiny-sharded" / "model.safetensors.index.json").read_bytes()
+put("shard_index", "fixture", index)
+for name, weight_map in {
+    "valid": {"x": "a.safetensors", "y": "b.bin"},
+    "missing": {"x": "a.safetensors", "z": "b.bin"},
+    "absent": {"x": "c.safetensors"},
+    "outside": {"x": "../a.safetensors"},
+    "itself": {"x": "model.safetensors.index.json"},
+    "directory": {"x": "."},
+}.items():
+    text = json.dumps({"metadata": {"total_size": 10}, "weight_map": weight_map}).encode()
+    put("shard_index", name, text)
+shards = [TEXT / "bad" / "f32.safetensors", TEXT / "bad" / "zip_f32.bin"]
+text = json.dumps({"weight_map": {"weight": "a.safetensors", "bias": "b.bin"}}).encode()
+put("shard_index", "shards", SPLIT.join([text] + [path.read_bytes().replace(SPLIT, b"\xfe") for path in shards]))
+
+FILES = [
+    "modules.json",
+    "1_Pooling/config.json",
+    "2_Dense/config.json",
+    "sentence_bert_config.json",
+    "tokenizer_config.json",
+    "config_sentence_transformers.json",
+    "config.json",
+]
+for directory in sorted(path.parent for path in TEXT.glob("*/config.json")):
+    contents = [(directory / name) for name in FILES]
+    contents = [path.read_bytes() if path.is_file() else b"" for path in contents]
+    put("modules_json", directory.name, SPLIT.join(contents))
+
+catalogue = (HERE.parent / "crates/fin-registry/src/catalogue.toml").read_text()
+put("registry_toml", "catalogue", catalogue.encode())
+for i, row in enumerate(catalogue.split("[[model]]")[1:]):
+    put("registry_toml", f"row-{i}", f"[[model]]{row}".encode())
