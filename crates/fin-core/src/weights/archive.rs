@@ -1,8 +1,8 @@
 //! What a zip archive of PyTorch says of itself, checked before it is opened.
 //!
-//! `torch.save` writes every entry uncompressed and the directory at the end, without a comment.
-//! Archives that differ are refused: compressed entries could unfold to any size, and a directory
-//! that is to be searched for can be found in more than one place.
+//! `torch.save` writes pickle and storages uncompressed and the directory at the end, without a
+//! comment. Archives that differ are refused: compressed data could unfold to any size, and a
+//! directory that is to be searched for can be found in more than one place.
 //! Layout: APPNOTE.TXT of PKWARE, sections 4.3 and 4.5.
 
 use crate::limits::{Budget, Exceeded};
@@ -65,16 +65,19 @@ pub(super) fn pickles<'a>(file: &'a [u8], budget: &mut Budget) -> Result<Vec<&'a
         let extra = entry.extra.len() as u64;
         let named = (entry.name.len() + entry.comment) as u64;
         budget.spend(PER_ENTRY + PER_NAME * named + PER_EXTRA * extra)?;
-        let name = || String::from_utf8_lossy(entry.name).into_owned();
         if entry.encrypted || entry.renamed() {
             return Err(Refusal::Damaged(
                 "an entry of the archive is encrypted or has two names",
             ));
         }
-        if entry.method != 0 {
-            return Err(Refusal::Compressed(name()));
+        // Nothing else is read, but for a few texts of bounded length. TorchScript compresses
+        // the source code that it puts beside the weights.
+        let is_read = is_pickle(entry.name) || entry.name.windows(5).any(|part| part == b"data/");
+        if is_read && entry.method != 0 {
+            let name = String::from_utf8_lossy(entry.name).into_owned();
+            return Err(Refusal::Compressed(name));
         }
-        if entry.name.ends_with(b"data.pkl") {
+        if is_pickle(entry.name) {
             let pickle = entry
                 .content(file)
                 .ok_or(Refusal::Damaged("the archive's pickle is not in it"))?;
@@ -83,6 +86,10 @@ pub(super) fn pickles<'a>(file: &'a [u8], budget: &mut Budget) -> Result<Vec<&'a
         }
     }
     Ok(pickles)
+}
+
+fn is_pickle(name: &[u8]) -> bool {
+    name.ends_with(b"data.pkl")
 }
 
 /// Where the central directory is.

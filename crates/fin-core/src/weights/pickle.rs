@@ -10,15 +10,24 @@ use std::collections::HashMap;
 use crate::limits::{Budget, Exceeded};
 
 /// Bytes for a value in a list or tuple, and for a copy of it.
-const ITEM: u64 = 96;
-/// For moving a value from the stack into a list or tuple.
-const MOVED: u64 = 168;
+const ITEM: u64 = 72;
+/// For a value in a list that is growing.
+const APPENDED: u64 = 3 * ITEM;
+/// For moving a value from the stack into a list or tuple, while it is moved.
+const MOVING: u64 = 96;
 /// For a slot of the stack or memo, in a table that is growing.
 const SLOT: u64 = 360;
 /// For a key and value of a dictionary that is growing, beyond the values themselves.
 const PAIR: u64 = 360;
 /// For a tensor with its entry, beyond shape, strides and name.
 const TENSOR: u64 = 1536;
+
+/// Functions of `torch._utils` that make a tensor.
+const REBUILD: [&[u8]; 3] = [
+    b"_rebuild_tensor",
+    b"_rebuild_tensor_v2",
+    b"_rebuild_tensor_v3",
+];
 
 /// Longest name of a list's item: its index.
 const INDEX: u64 = 20;
@@ -32,6 +41,8 @@ struct Value {
     text: u64,
     /// Tensors in it.
     tensors: u64,
+    /// Whether it is a function that makes a tensor.
+    makes_tensor: bool,
 }
 
 impl Value {
@@ -39,15 +50,15 @@ impl Value {
         Self {
             bytes: ITEM + text,
             text,
-            tensors: 0,
+            ..Self::default()
         }
     }
 
     fn holding(self, other: Self) -> Self {
         Self {
             bytes: self.bytes.saturating_add(other.bytes),
-            text: 0,
             tensors: self.tensors.saturating_add(other.tensors),
+            ..Self::default()
         }
     }
 }
@@ -98,7 +109,7 @@ struct Machine<'a, 'b> {
     budget: &'b mut Budget,
 }
 
-impl Machine<'_, '_> {
+impl<'a> Machine<'a, '_> {
     /// One opcode; false at the end.
     fn step(&mut self) -> Result<bool, Halt> {
         let [opcode] = self.array()?;
@@ -145,11 +156,11 @@ impl Machine<'_, '_> {
             // TUPLE, LIST, FROZENSET; TUPLE1 to TUPLE3
             b't' | b'l' | 0x91 => {
                 let items = self.pop_to_mark()?;
-                self.sequence(Value::leaf(0), items)?;
+                self.sequence(Value::leaf(0), items, ITEM)?;
             }
             0x85..=0x87 => {
                 let items = self.pop_many(usize::from(opcode - 0x84))?;
-                self.sequence(Value::leaf(0), items)?;
+                self.sequence(Value::leaf(0), items, ITEM)?;
             }
             // DICT
             b'd' => {
@@ -160,12 +171,12 @@ impl Machine<'_, '_> {
             b'a' => {
                 let items = self.pop_many(1)?;
                 let list = self.pop()?;
-                self.sequence(list, items)?;
+                self.sequence(list, items, APPENDED)?;
             }
             b'e' | 0x90 => {
                 let items = self.pop_to_mark()?;
                 let list = self.pop()?;
-                self.sequence(list, items)?;
+                self.sequence(list, items, APPENDED)?;
             }
             // SETITEM, SETITEMS
             b's' => {
@@ -222,8 +233,13 @@ impl Machine<'_, '_> {
             0x94 => self.put(self.memo.len() as u32)?,
             // GLOBAL, STACK_GLOBAL
             b'c' => {
-                let text = self.line()? + self.line()?;
-                self.leaf(text)?;
+                let (module, name) = (self.text_line()?, self.text_line()?);
+                let text = (module.len() + name.len()) as u64;
+                self.budget.spend(3 * text)?;
+                self.push(Value {
+                    makes_tensor: module == b"torch._utils" && REBUILD.contains(&name),
+                    ..Value::leaf(text)
+                })?;
             }
             0x93 => {
                 let [module, name] = [self.pop()?, self.pop()?];
@@ -241,7 +257,12 @@ impl Machine<'_, '_> {
             // REDUCE, NEWOBJ, BUILD: a callable or object, and what it is given
             b'R' | 0x81 => {
                 let (arguments, callable) = (self.pop()?, self.pop()?);
-                self.call(callable.holding(arguments))?;
+                let mut result = callable.holding(arguments);
+                // Of its arguments, a tensor keeps shape and strides, in fewer bytes.
+                if opcode == b'R' && callable.makes_tensor {
+                    result.bytes = ITEM + result.bytes / 4;
+                }
+                self.call(result)?;
             }
             b'b' => {
                 let (state, object) = (self.pop()?, self.pop()?);
@@ -260,7 +281,7 @@ impl Machine<'_, '_> {
         Ok(true)
     }
 
-    fn take(&mut self, len: usize) -> Result<&[u8], Halt> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], Halt> {
         let (taken, rest) = self.rest.split_at_checked(len).ok_or(Halt::Malformed)?;
         self.rest = rest;
         Ok(taken)
@@ -277,7 +298,7 @@ impl Machine<'_, '_> {
         self.text_line().map(|line| line.len() as u64)
     }
 
-    fn text_line(&mut self) -> Result<&[u8], Halt> {
+    fn text_line(&mut self) -> Result<&'a [u8], Halt> {
         let end = self.rest.iter().position(|byte| *byte == b'\n');
         let line = self.take(end.ok_or(Halt::Malformed)? + 1)?;
         Ok(&line[..line.len() - 1])
@@ -351,10 +372,11 @@ impl Machine<'_, '_> {
     }
 
     /// Items into a list or tuple. A pair of one may become an item of a dictionary later on.
-    fn sequence(&mut self, mut list: Value, items: Vec<Value>) -> Result<(), Halt> {
+    fn sequence(&mut self, mut list: Value, items: Vec<Value>, per_item: u64) -> Result<(), Halt> {
         let longest = items.iter().map(|item| item.text).max().unwrap_or(0);
+        self.moving(items.len())?;
         for item in items {
-            self.budget.spend(MOVED)?;
+            self.budget.spend(per_item)?;
             self.name(longest.max(INDEX), item)?;
             list = list.holding(item);
         }
@@ -363,14 +385,23 @@ impl Machine<'_, '_> {
 
     /// Keys and values into a dictionary.
     fn dictionary(&mut self, mut dictionary: Value, items: Vec<Value>) -> Result<(), Halt> {
+        self.moving(items.len())?;
         for pair in items.chunks(2) {
             let [key, value] = [pair[0], pair.get(1).copied().unwrap_or_default()];
-            self.budget.spend(MOVED + PAIR)?;
+            self.budget.spend(PAIR)?;
             self.name(key.text, value)?;
             dictionary = dictionary.holding(key).holding(value);
             dictionary.bytes = dictionary.bytes.saturating_add(PAIR);
         }
         self.push(dictionary)
+    }
+
+    /// Values on their way from the stack.
+    fn moving(&mut self, items: usize) -> Result<(), Halt> {
+        let bytes = (MOVING + ITEM) * items as u64;
+        self.budget.spend(bytes)?;
+        self.budget.give_back(bytes);
+        Ok(())
     }
 
     /// Tensors are called by the way to them: each in a value gets this part of its name, twice.
@@ -406,10 +437,10 @@ impl Machine<'_, '_> {
         })
     }
 
-    /// The result of a call holds no more than what went into it; a tensor copies its shape.
+    /// The result of a call, which holds no more than what went into it.
     fn call(&mut self, result: Value) -> Result<(), Halt> {
-        self.budget.spend(result.bytes.saturating_add(MOVED))?;
-        self.push(Value { text: 0, ..result })
+        self.budget.spend(result.bytes.saturating_add(ITEM))?;
+        self.push(result)
     }
 }
 
@@ -417,11 +448,8 @@ impl Machine<'_, '_> {
 mod tests {
     use super::*;
 
-    fn left_after(pickle: &[u8], left: u64) -> Result<Option<usize>, Exceeded> {
-        let mut budget = Budget::of_file(0);
-        let all = crate::limits::share(0);
-        budget.spend(all - left)?;
-        measure(pickle, &mut budget).map(|rest| rest.map(<[u8]>::len))
+    fn measured(pickle: &[u8], bytes: u64) -> Result<Option<usize>, Exceeded> {
+        measure(pickle, &mut Budget::new(bytes)).map(|rest| rest.map(<[u8]>::len))
     }
 
     #[test]
@@ -429,7 +457,7 @@ mod tests {
         // {"a": (1, 2.0), "b": [None]} with a memo, then two more bytes.
         let pickle =
             b"\x80\x02}q\0(X\x01\0\0\0aK\x01G\x40\0\0\0\0\0\0\0\x86X\x01\0\0\0b]Nau.\x80\x02";
-        assert_eq!(left_after(pickle, 1 << 20), Ok(Some(2)));
+        assert_eq!(measured(pickle, 1 << 20), Ok(Some(2)));
     }
 
     #[test]
@@ -447,7 +475,7 @@ mod tests {
             b"gx\n.",
             b"\xff.",
         ] {
-            assert_eq!(left_after(pickle, 1 << 20), Ok(None), "{pickle:?}");
+            assert_eq!(measured(pickle, 1 << 20), Ok(None), "{pickle:?}");
         }
     }
 
@@ -458,12 +486,12 @@ mod tests {
         for _ in 0..40 {
             doubling.extend(b"2\x86");
         }
-        assert_eq!(left_after(&doubling, 32 << 20), Err(Exceeded));
+        assert_eq!(measured(&doubling, 32 << 20), Err(Exceeded));
         let mut memo = b"\x80\x02K\x01q\0".to_vec();
         for _ in 0..40 {
             memo.extend(b"h\0h\0\x86q\0");
         }
-        assert_eq!(left_after(&memo, 32 << 20), Err(Exceeded));
+        assert_eq!(measured(&memo, 32 << 20), Err(Exceeded));
     }
 
     #[test]
@@ -476,6 +504,6 @@ mod tests {
             pickle.extend(b")Q");
         }
         pickle.extend(b"es.");
-        assert_eq!(left_after(&pickle, 32 << 20), Err(Exceeded));
+        assert_eq!(measured(&pickle, 32 << 20), Err(Exceeded));
     }
 }

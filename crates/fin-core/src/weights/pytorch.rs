@@ -120,7 +120,7 @@ fn check_description(path: &Path, file: &[u8]) -> Result<()> {
             Refusal::Damaged(what) => what.to_string(),
             Refusal::Compressed(name) => format!("`{name}` in it is compressed"),
             Refusal::TooLarge => format!(
-                "it describes more than a file of {} bytes can hold, which no weight file does",
+                "it describes more than a file of {} bytes may claim memory for",
                 file.len()
             ),
         };
@@ -164,7 +164,7 @@ fn check_tensors<'a>(
         all = all.saturating_add(bytes);
         let reason = if tensor.shape().len() > MAX_RANK {
             format!("more than {MAX_RANK} dimensions")
-        } else if bytes > size && bytes + as_f32 > limits::share(size) {
+        } else if bytes > size && bytes + as_f32 > limits::repeated(size) {
             format!("{bytes} bytes, which a file of {size} bytes does not hold")
         } else if all
             > MAX_SHARING

@@ -404,11 +404,18 @@ fn archives_are_read_as_torch_writes_them_or_refused() {
         assert_refused(&bomb, "pytorch_model.bin", "archive's directory");
     }
 
-    for compressed in 0..4 {
+    for compressed in [0, 2] {
         let mut entries = whole();
         entries[compressed].method = 8;
         assert_refused(&zip(&entries), "bomb.bin", "is compressed");
     }
+    // What is beside the weights, as TorchScript's code is, may be.
+    let mut entries = whole();
+    entries.push(Entry {
+        method: 8,
+        ..Entry::new("archive/code/net.py", b"")
+    });
+    assert_eq!(read("script.bin", &zip(&entries)).unwrap().len(), 1);
     // Under a second name, an entry would be looked at as something else.
     let mut entries = whole();
     let name = b"archive/data.pkl";
