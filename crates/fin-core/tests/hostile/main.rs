@@ -7,23 +7,28 @@
 mod pytorch;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::fmt::Write;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use fin_core::weights::Checkpoint;
 use pytorch::{Entry, PLAIN, Tensor, entries, legacy, pickle, saved, state_dict, text, zip};
 
-/// The system's allocator, counting.
+/// The system's allocator, counting what each thread allocates.
 struct Counting;
 
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
 
 fn grown(size: usize) {
-    let live = LIVE.fetch_add(size, Relaxed) + size;
-    PEAK.fetch_max(live, Relaxed);
+    LIVE.set(LIVE.get() + size as isize);
+    PEAK.set(PEAK.get().max(LIVE.get()));
+}
+
+fn shrunk(size: usize) {
+    LIVE.set(LIVE.get() - size as isize);
 }
 
 // SAFETY: every call is handed on to the system's allocator unchanged; counting allocates
@@ -42,7 +47,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
+        shrunk(layout.size());
         // SAFETY: as above.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -50,7 +55,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // Both blocks exist while the content is copied.
         grown(size);
-        LIVE.fetch_sub(layout.size(), Relaxed);
+        shrunk(layout.size());
         // SAFETY: as above.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -58,9 +63,6 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// Counts are of the process: one file at a time.
-static ONE: Mutex<()> = Mutex::new(());
 
 /// Opens a file of these bytes and reads every tensor; holds both to the rule.
 fn read(name: &str, bytes: &[u8]) -> Result<Vec<(String, Vec<f32>)>, String> {
@@ -71,9 +73,8 @@ fn read(name: &str, bytes: &[u8]) -> Result<Vec<(String, Vec<f32>)>, String> {
 }
 
 fn read_path(path: &Path, size: usize) -> Result<Vec<(String, Vec<f32>)>, String> {
-    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let before = LIVE.load(Relaxed);
-    PEAK.store(before, Relaxed);
+    let before = LIVE.get();
+    PEAK.set(before);
     let outcome = Checkpoint::open(path).and_then(|checkpoint| {
         checkpoint.check_finite()?;
         let mut tensors = Vec::new();
@@ -87,9 +88,9 @@ fn read_path(path: &Path, size: usize) -> Result<Vec<(String, Vec<f32>)>, String
         }
         Ok(tensors)
     });
-    let peak = PEAK.load(Relaxed) - before;
+    let peak = PEAK.get() - before;
     assert!(
-        peak <= 2 * size + (64 << 20),
+        peak <= 2 * size as isize + (64 << 20),
         "{}: {peak} bytes for a file of {size}",
         path.display()
     );
