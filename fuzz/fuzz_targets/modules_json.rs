@@ -50,7 +50,12 @@ fuzz_target!(|data: &[u8]| {
             assert!(place.starts_with(&directory), "{}", place.display());
         }
         match BackboneConfig::read(&layout.transformer.join("config.json")) {
-            Ok(config) => assert!(config.hidden_size() > 0 && config.vocab_size() > 0),
+            Ok(config) => {
+                assert!(config.hidden_size() > 0 && config.vocab_size() > 0);
+                assert!(config.max_tokens() != Some(0));
+                assert!(!config.model_type().is_empty());
+                let _ = (config.pad_token_id(), config.pretrained_tokens());
+            }
             Err(error) => check_error(&error),
         }
     });

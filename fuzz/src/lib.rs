@@ -3,79 +3,14 @@
 
 pub mod pickle;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+#[path = "../../crates/fin-core/tests/hostile/counting.rs"]
+mod counting;
 
+use std::path::{Path, PathBuf};
+
+pub use counting::within_limits;
 use fin_core::Error;
 use fin_core::weights::{Checkpoint, DType};
-
-/// The system's allocator, with counts of what is live, its peak, and the largest request.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-static LARGEST: AtomicUsize = AtomicUsize::new(0);
-
-fn grown(size: usize) {
-    let live = LIVE.fetch_add(size, Relaxed) + size;
-    PEAK.fetch_max(live, Relaxed);
-    LARGEST.fetch_max(size, Relaxed);
-}
-
-// SAFETY: every call is handed on to the system's allocator unchanged; counting allocates
-// nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grown(layout.size());
-        // SAFETY: the caller's promises are those of this function.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        grown(layout.size());
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Both blocks exist while the content is copied.
-        grown(size);
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Bytes that may be allocated beyond twice the size of what is read.
-pub const SLACK: usize = 64 << 20;
-
-/// Runs a reader over `size` bytes of input and holds it to the allocation rule: what is live at
-/// any time, and every single request, stays within twice the input and [`SLACK`].
-pub fn within_limits<T>(size: usize, run: impl FnOnce() -> T) -> T {
-    let before = LIVE.load(Relaxed);
-    PEAK.store(before, Relaxed);
-    LARGEST.store(0, Relaxed);
-    let result = run();
-    let peak = PEAK.load(Relaxed).saturating_sub(before);
-    let largest = LARGEST.load(Relaxed);
-    let limit = 2 * size + SLACK;
-    assert!(
-        peak.max(largest) <= limit,
-        "{size} bytes of input: {peak} bytes live at once, {largest} in one request; {limit} are \
-         allowed"
-    );
-    result
-}
 
 /// A directory in memory that is this process's own, made once.
 pub fn scratch() -> PathBuf {

@@ -160,8 +160,9 @@ static EMBEDDED: LazyLock<Catalogue> = LazyLock::new(|| {
         .expect("the embedded catalogue is valid")
 });
 
-/// Largest size of a catalogue file, in bytes; a hundred thousand rows fit.
-const MAX_CATALOGUE: u64 = 64 << 20;
+/// Largest size of a catalogue, in bytes; two hundred rows fit. Tables of dotted keys take up to
+/// 550 times their bytes while they are parsed.
+const MAX_CATALOGUE: u64 = 96 << 10;
 
 impl Catalogue {
     /// The backbones that come with this library.
@@ -193,12 +194,7 @@ impl Catalogue {
         let size = std::fs::metadata(path)
             .map_err(Error::io(path, "read"))?
             .len();
-        if size > MAX_CATALOGUE {
-            return Err(Error::invalid(
-                path,
-                format!("{size} bytes are too many for a catalogue of models"),
-            ));
-        }
+        check_size(path, size)?;
         let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
         Self::from_toml(path, &text)
     }
@@ -206,9 +202,10 @@ impl Catalogue {
     /// Parses the text of the file `path`, which errors name.
     ///
     /// # Errors
-    /// [`Error::InvalidFile`] with the line where it is not the TOML that was expected,
-    /// [`Error::Config`] naming the row and field that cannot be.
+    /// [`Error::InvalidFile`] with the line where it is not the TOML that was expected, or where
+    /// it is larger than a catalogue may be, [`Error::Config`] naming the row and field that cannot be.
     pub fn from_toml(path: &Path, text: &str) -> Result<Self> {
+        check_size(path, text.len() as u64)?;
         let catalogue: Self = toml::from_str(text).map_err(|e| {
             Error::invalid(
                 path,
@@ -280,6 +277,16 @@ impl Catalogue {
             format!("`{name}` is neither a model nor a directory; {hint}"),
         ))
     }
+}
+
+fn check_size(path: &Path, size: u64) -> Result<()> {
+    if size > MAX_CATALOGUE {
+        let reason = format!(
+            "{size} bytes are too many for a catalogue of models; {MAX_CATALOGUE} are accepted"
+        );
+        return Err(Error::invalid(path, reason));
+    }
+    Ok(())
 }
 
 impl ModelRow {

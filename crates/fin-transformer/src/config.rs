@@ -150,7 +150,11 @@ pub(crate) fn activation(path: &Path, field: &str, name: &str) -> Result<Activat
     })
 }
 
-/// Checks sizes that layers divide by or allocate with.
+/// Most layers of a network, each of which takes memory before any weight is read. The deepest
+/// encoders have less than a hundred.
+const MAX_LAYERS: usize = 1024;
+
+/// Checks sizes that layers divide by or allocate with, and numbers of layers.
 pub(crate) fn check_sizes(
     path: &Path,
     sizes: &[(&str, usize)],
@@ -158,12 +162,14 @@ pub(crate) fn check_sizes(
     heads: (&str, usize),
 ) -> Result<()> {
     for (field, size) in sizes.iter().chain([&hidden, &heads]) {
-        if *size == 0 || *size > 1 << 24 {
-            return Err(Error::config(
-                path,
-                *field,
-                format!("{size} is not a usable size"),
-            ));
+        let most = if field.ends_with("layers") {
+            MAX_LAYERS
+        } else {
+            1 << 24
+        };
+        if *size == 0 || *size > most {
+            let reason = format!("{size} is not a usable size; accepted: 1 to {most}");
+            return Err(Error::config(path, *field, reason));
         }
     }
     if !hidden.1.is_multiple_of(heads.1) {

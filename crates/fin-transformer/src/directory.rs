@@ -92,6 +92,10 @@ fn yes() -> bool {
     true
 }
 
+/// Most modules of a directory, and most poolings of one: each takes memory of its own.
+const MAX_MODULES: usize = 64;
+const MAX_POOLINGS: usize = 16;
+
 const MODULES: &str = "modules.json";
 const SENTENCE_BERT: &str = "sentence_bert_config.json";
 const PROMPTS: &str = "config_sentence_transformers.json";
@@ -143,6 +147,17 @@ impl Layout {
 
     fn read_modules(&mut self, directory: &Path, modules: &Path) -> Result<()> {
         let entries: Vec<ModuleEntry> = read_json(modules)?;
+        if entries.len() < 2 {
+            return Err(Error::config(
+                modules,
+                "[1]",
+                "no Pooling; a transformer and a pooling are needed",
+            ));
+        }
+        if entries.len() > MAX_MODULES {
+            let reason = format!("{} modules; at most {MAX_MODULES}", entries.len());
+            return Err(Error::config(modules, format!("[{MAX_MODULES}]"), reason));
+        }
         for (i, entry) in entries.iter().enumerate() {
             let field = |name: &str| format!("[{i}].{name}");
             let sub = Path::new(&entry.path);
@@ -168,13 +183,6 @@ impl Layout {
                     return Err(Error::config(modules, field("type"), reason));
                 }
             }
-        }
-        if entries.len() < 2 {
-            return Err(Error::config(
-                modules,
-                "[1]",
-                "no Pooling; a transformer and a pooling are needed",
-            ));
         }
         Ok(())
     }
@@ -248,6 +256,10 @@ fn read_pooling(path: &Path) -> Result<Vec<Pooling>> {
                     .map(|(_, _, pooling)| *pooling),
             );
         }
+    }
+    if poolings.len() > MAX_POOLINGS {
+        let reason = format!("{} poolings; at most {MAX_POOLINGS}", poolings.len());
+        return Err(Error::config(path, "pooling_mode", reason));
     }
     if poolings.is_empty() {
         return Err(Error::config(
