@@ -95,16 +95,15 @@ fn modules_may_be_links() {
 
 #[test]
 fn numbers_that_would_be_allocated_are_bounded() {
-    for (field, value, to) in [
-        ("num_hidden_layers", "2", "16777216"),
-        ("vocab_size", "", "18446744073709551615"),
-        ("hidden_size", "", "0"),
-        ("intermediate_size", "", "99999999999"),
+    for (field, size) in [
+        ("num_hidden_layers", 16_777_216),
+        ("vocab_size", u64::MAX),
+        ("hidden_size", 0),
+        ("intermediate_size", 99_999_999_999),
     ] {
         let config = std::fs::read_to_string(fixture().join("config.json")).unwrap();
         let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
-        assert!(value.is_empty() || config[field].to_string() == value);
-        config[field] = serde_json::from_str(to).unwrap();
+        config[field] = size.into();
         let error = refusal("config.json", &config.to_string());
         assert!(
             error.contains(field) && error.contains("not a usable size"),
