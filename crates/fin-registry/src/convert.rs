@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::build::Registry;
+use crate::build::{Registry, differing};
 use crate::catalogue::ModelRow;
 
 /// Name of the file that says what a converted directory holds and where it came from.
@@ -313,18 +313,7 @@ fn contradictions(row: &ModelRow, plan: &TextConversion) -> Vec<String> {
             plan.max_length.to_string(),
         ),
     ];
-    fields
-        .into_iter()
-        .filter(|(_, catalogue, checkpoint)| catalogue != checkpoint)
-        .map(|(field, catalogue, checkpoint)| {
-            crate::build::Contradiction {
-                field,
-                catalogue,
-                checkpoint,
-            }
-            .to_string()
-        })
-        .collect()
+    differing(fields).map(|found| found.to_string()).collect()
 }
 
 fn file_mapping(file: &str, mapping: &Mapping, dtype: FloatType) -> FileMapping {
