@@ -19,12 +19,15 @@ use crate::weights::Names;
 pub trait Backbone: Module {
     /// A batch of preprocessed items on a device.
     type Batch;
+    /// What comes out: `Tensor<3>` `[batch, seq, hidden]` of a transformer, `Tensor<4>`
+    /// `[batch, channels, height, width]` of a convolutional network.
+    type Features;
 
-    /// Width of the features.
+    /// Width of the features: components of a token vector, channels of a feature map.
     fn hidden_size(&self) -> usize;
 
-    /// Features of a batch: for transformers the last hidden states `[batch, seq, hidden]`.
-    fn forward(&self, batch: &Self::Batch) -> Tensor<3>;
+    /// Features of a batch, before pooling.
+    fn forward(&self, batch: &Self::Batch) -> Self::Features;
 }
 
 /// A backbone with pooling and heads.
