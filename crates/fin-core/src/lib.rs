@@ -9,6 +9,7 @@
 //!   evaluation and programs are written against.
 //! - `input` (feature `text`) and `output` (feature `output`): readers of text data and writers
 //!   of embeddings.
+//! - `image` (feature `image`): image files to pixels, and preprocessing as data.
 //! - [`atomic`]: files that appear whole or not at all.
 //!
 //! This crate knows no architecture. Pick a family crate (`fin-transformer`) to get one.
@@ -28,6 +29,8 @@ mod batching;
 pub mod device;
 pub mod embedder;
 mod error;
+#[cfg(feature = "image")]
+pub mod image;
 #[cfg(feature = "text")]
 pub mod input;
 pub mod kernels;
