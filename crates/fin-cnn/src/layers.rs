@@ -76,18 +76,19 @@ impl ConvNorm {
     }
 
     /// The same function with the normalisation by running statistics taken into the weights of
-    /// the convolution; for inference only.
+    /// the convolution; for inference only, and outside of autodiff.
     pub fn fold(&self) -> Self {
+        let conv = &self.conv;
         let Some(norm) = &self.norm else {
             return self.clone();
         };
         let (scale, shift) = norm.scale_and_shift();
-        let conv = &self.conv;
+        let (scale, shift) = (scale.without_autodiff(), shift.without_autodiff());
         let bias = match &conv.bias {
-            Some(bias) => shift + bias.val() * scale.clone(),
+            Some(bias) => shift + bias.val().without_autodiff() * scale.clone(),
             None => shift,
         };
-        let weight = conv.weight.val() * scale.reshape([-1, 1, 1, 1]);
+        let weight = conv.weight.val().without_autodiff() * scale.reshape([-1, 1, 1, 1]);
         Self {
             conv: Conv2d {
                 weight: Param::initialized(ParamId::new(), weight),

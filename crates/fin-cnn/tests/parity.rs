@@ -12,7 +12,7 @@ use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use fin_cnn::{Architecture, BackboneConfig, CnnBackbone, Dialect};
 use fin_core::device::f32_tolerance;
 use fin_core::weights::{self, Checkpoint, Names};
-use fin_core::{Backbone, DeviceSpec};
+use fin_core::{Backbone, DeviceSpec, MapPooling};
 use serde_json::Value;
 
 fn fixtures() -> PathBuf {
@@ -120,6 +120,14 @@ fn stages(name: &str, dialect: Dialect) {
         assert_eq!(model.feature_maps(&pixels).len(), count.count());
         let last = model.forward(&pixels);
         assert_eq!(model.hidden_size(), last.dims()[1]);
+        for pooling in MapPooling::ALL {
+            check(
+                &format!("{name} on {spec}: pooled.{pooling}"),
+                &values(pooling.forward(last.clone())),
+                &reference.read_f32(&format!("pooled.{pooling}")).unwrap(),
+                tolerance,
+            );
+        }
     }
 }
 

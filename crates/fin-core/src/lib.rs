@@ -46,4 +46,4 @@ pub use embedder::{
     Backbone, Embedder, EmbeddingNetwork, Embeddings, PostProcess, encode, encode_preprocessed,
 };
 pub use error::{Error, Result};
-pub use pooling::{Pooling, l2_normalize};
+pub use pooling::{MapPooling, Pooling, l2_normalize};
