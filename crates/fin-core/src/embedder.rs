@@ -19,12 +19,15 @@ use crate::weights::Names;
 pub trait Backbone: Module {
     /// A batch of preprocessed items on a device.
     type Batch;
+    /// What comes out: `Tensor<3>` `[batch, seq, hidden]` of a transformer, `Tensor<4>`
+    /// `[batch, channels, height, width]` of a convolutional network.
+    type Features;
 
-    /// Width of the features.
+    /// Width of the features: components of a token vector, channels of a feature map.
     fn hidden_size(&self) -> usize;
 
-    /// Features of a batch: for transformers the last hidden states `[batch, seq, hidden]`.
-    fn forward(&self, batch: &Self::Batch) -> Tensor<3>;
+    /// Features of a batch, before pooling.
+    fn forward(&self, batch: &Self::Batch) -> Self::Features;
 }
 
 /// A backbone with pooling and heads.
@@ -72,6 +75,12 @@ pub trait Embedder: Clone + Send {
 
     /// The network.
     fn network(&self) -> &Self::Network;
+
+    /// A network that computes the same at inference, and may do so faster: with batch
+    /// normalisations taken into convolutions, say. [`encode`] runs this one.
+    fn inference_network(&self) -> &Self::Network {
+        self.network()
+    }
 
     /// The same embedder around another network of the same architecture.
     fn with_network(self, network: Self::Network) -> Self;
@@ -192,7 +201,7 @@ pub fn encode_preprocessed<E: Embedder>(
     post: PostProcess,
     mut progress: impl FnMut(usize),
 ) -> Result<Embeddings> {
-    let network = embedder.network();
+    let network = embedder.inference_network();
     let full = network.output_dim();
     let dim = post.output_dim(full)?;
     let truncated = encoded

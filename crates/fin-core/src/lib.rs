@@ -5,6 +5,8 @@ mod batching;
 pub mod device;
 pub mod embedder;
 mod error;
+#[cfg(feature = "image")]
+pub mod image;
 #[cfg(feature = "text")]
 pub mod input;
 pub mod json;
@@ -22,4 +24,4 @@ pub use embedder::{
     Backbone, Embedder, EmbeddingNetwork, Embeddings, PostProcess, encode, encode_preprocessed,
 };
 pub use error::{Error, Result};
-pub use pooling::{Pooling, l2_normalize};
+pub use pooling::{MapPooling, Pooling, l2_normalize};

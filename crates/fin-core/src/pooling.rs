@@ -1,4 +1,4 @@
-//! From token vectors to one vector an item.
+//! From token vectors, or the places of a feature map, to one vector an item.
 
 use std::fmt;
 use std::str::FromStr;
@@ -109,6 +109,71 @@ impl FromStr for Pooling {
                 Error::argument(
                     "pooling",
                     format!("`{text}` is not a pooling; accepted: {names}"),
+                )
+            })
+    }
+}
+
+/// How the places of a feature map become one vector an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MapPooling {
+    /// Mean of each channel.
+    #[default]
+    Mean,
+    /// Largest value of each channel.
+    Max,
+    /// As [`Pooling::Gem`].
+    Gem,
+}
+
+impl MapPooling {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Mean, Self::Max, Self::Gem];
+
+    /// Name on the command line and in configuration files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::Max => "max",
+            Self::Gem => "gem",
+        }
+    }
+
+    /// `[batch, channels, height, width]` → `[batch, channels]`.
+    pub fn forward(self, features: Tensor<4>) -> Tensor<2> {
+        let [batch, channels, height, width] = features.dims();
+        let features = features.reshape([batch, channels, height * width]);
+        let pooled = match self {
+            Self::Mean => features.mean_dim(2),
+            Self::Max => features.max_dim(2),
+            Self::Gem => {
+                let powered = features.clamp_min(GEM_EPS).powf_scalar(GEM_P);
+                powered.mean_dim(2).powf_scalar(1.0 / GEM_P)
+            }
+        };
+        pooled.reshape([batch, channels])
+    }
+}
+
+impl fmt::Display for MapPooling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for MapPooling {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|pooling| pooling.name() == text)
+            .ok_or_else(|| {
+                let names = Self::ALL.map(Self::name).join(", ");
+                Error::argument(
+                    "pooling",
+                    format!("`{text}` is not a pooling of feature maps; accepted: {names}"),
                 )
             })
     }

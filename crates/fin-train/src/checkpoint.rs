@@ -174,10 +174,7 @@ pub(crate) fn save<E: Embedder>(
 ) -> Result<PathBuf> {
     let directory = parent.join(format!("{PREFIX}{:08}", state.step));
     let new = AtomicDir::create(&directory)?;
-    weights::save(
-        new.path().join(MODEL),
-        &weights::state_dict(network, &embedder.names()),
-    )?;
+    weights::save_module(new.path().join(MODEL), network, &embedder.names())?;
     optimizer.save(new.path().join(OPTIMIZER))?;
     let text = serde_json::to_string_pretty(state)
         .map_err(|e| Error::invalid(&directory, format!("the state cannot be written: {e}")))?;

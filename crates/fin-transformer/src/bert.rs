@@ -385,6 +385,7 @@ impl Bert {
 
 impl Backbone for Bert {
     type Batch = TokenBatch;
+    type Features = Tensor<3>;
 
     fn hidden_size(&self) -> usize {
         self.embeddings.word_embeddings.weight.lazy_shape()[1]

@@ -269,6 +269,7 @@ impl DistilBert {
 
 impl Backbone for DistilBert {
     type Batch = TokenBatch;
+    type Features = Tensor<3>;
 
     fn hidden_size(&self) -> usize {
         self.embeddings.word_embeddings.weight.lazy_shape()[1]

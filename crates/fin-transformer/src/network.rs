@@ -69,6 +69,7 @@ impl TextBackbone {
 
 impl Backbone for TextBackbone {
     type Batch = TokenBatch;
+    type Features = Tensor<3>;
 
     fn hidden_size(&self) -> usize {
         match self {

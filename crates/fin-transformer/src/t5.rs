@@ -427,6 +427,7 @@ impl T5Encoder {
 
 impl Backbone for T5Encoder {
     type Batch = TokenBatch;
+    type Features = Tensor<3>;
 
     fn hidden_size(&self) -> usize {
         self.shared.weight.lazy_shape()[1]

@@ -29,6 +29,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
     /// `x·σ(x)` (`silu`, `swish`).
     Silu,
     /// Hyperbolic tangent.
@@ -37,11 +39,12 @@ pub enum Activation {
 
 impl Activation {
     /// The names that configuration files use.
-    pub const NAMES: [&str; 8] = [
+    pub const NAMES: [&str; 9] = [
         "gelu",
         "gelu_new",
         "gelu_pytorch_tanh",
         "relu",
+        "relu6",
         "silu",
         "swish",
         "tanh",
@@ -54,6 +57,7 @@ impl Activation {
             "gelu" => Some(Self::Gelu),
             "gelu_new" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
             "relu" => Some(Self::Relu),
+            "relu6" => Some(Self::Relu6),
             "silu" | "swish" => Some(Self::Silu),
             "tanh" => Some(Self::Tanh),
             "identity" => Some(Self::Identity),
@@ -68,6 +72,7 @@ impl Activation {
             Self::Gelu => exact_gelu(x),
             Self::GeluTanh => gelu_approximate(x),
             Self::Relu => relu(x),
+            Self::Relu6 => x.clamp(0.0, 6.0),
             Self::Silu => silu(x),
             Self::Tanh => tanh(x),
         }
@@ -233,6 +238,7 @@ mod tests {
                 Activation::Gelu,
                 Activation::GeluTanh,
                 Activation::Relu,
+                Activation::Relu6,
                 Activation::Silu,
                 Activation::Tanh,
             ] {

@@ -61,6 +61,7 @@ multiversion! {
                 Activation::Gelu => row.iter_mut().for_each(|x| *x = gelu(*x)),
                 Activation::GeluTanh => row.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
                 Activation::Relu => row.iter_mut().for_each(|x| *x = x.max(0.0)),
+                Activation::Relu6 => row.iter_mut().for_each(|x| *x = x.clamp(0.0, 6.0)),
                 Activation::Silu => row.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x)),
                 Activation::Tanh => row.iter_mut().for_each(|x| *x = tanh(*x)),
             }

@@ -265,6 +265,28 @@ impl Checkpoint {
         }
     }
 
+    /// Reads a tensor of 64-bit integers in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensors`], [`Error::UnsupportedDType`] for other element types, or
+    /// [`Error::Io`] where the storage cannot be read.
+    pub fn read_i64(&self, name: &str) -> Result<Vec<i64>> {
+        let Some(entry) = self.tensors.get(name) else {
+            return Err(Error::MissingTensors {
+                path: self.path.clone(),
+                names: vec![name.to_string()],
+            });
+        };
+        if entry.dtype != DType::I64 {
+            return Err(Error::UnsupportedDType {
+                path: self.path.clone(),
+                tensor: name.to_string(),
+                dtype: entry.dtype.to_string(),
+            });
+        }
+        self.with_bytes(entry, |bytes| chunks(bytes, i64::from_le_bytes))
+    }
+
     /// Checks every floating-point tensor for NaN and infinite values.
     ///
     /// # Errors
@@ -299,7 +321,7 @@ pub(super) fn decode(dtype: DType, bytes: &[u8]) -> Option<Vec<f32>> {
     })
 }
 
-fn chunks<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+fn chunks<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
     bytes
         .as_chunks::<N>()
         .0

@@ -1,10 +1,10 @@
 //! From a checkpoint into a module.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -14,13 +14,18 @@ use crate::error::{Error, Result};
 /// Modules of this workspace name their fields as upstream does, in snake case, so most paths
 /// are keys already. What is left is a list of renamed path components (`layer_norm` →
 /// `LayerNorm`, `self_attention` → `self`), an optional prefix (`bert.`), and the keys of the
-/// checkpoint that the model knowingly leaves alone.
+/// checkpoint that the model knowingly leaves alone. Families whose upstream numbers its modules
+/// instead list them one by one in `modules`.
 #[derive(Debug, Clone, Default)]
 pub struct Names {
     /// Prefix of every key in the checkpoint, as in `bert.`; empty for none.
     pub prefix: String,
     /// `(path component, key component)` pairs.
     pub renames: Vec<(String, String)>,
+    /// Key of a module by its path, both dotted and without the parameter's own name:
+    /// `stem.norm` → `features.0.1`. The path may be the end of a longer one, so that the same
+    /// names serve a network and a larger one around it. Comes before `renames`.
+    pub modules: BTreeMap<String, String>,
     /// `(ending, older ending)` pairs: where no tensor has the first ending, one with the second
     /// is taken (`LayerNorm.gamma` of checkpoints converted from TensorFlow).
     pub aliases: Vec<(String, String)>,
@@ -44,6 +49,14 @@ impl Names {
     /// The checkpoint key of a module's parameter path.
     pub fn key(&self, path: &[String]) -> String {
         let mut key = self.prefix.clone();
+        if let Some((parameter, module)) = path.split_last()
+            && !self.modules.is_empty()
+        {
+            let ends = (0..module.len()).map(|start| module[start..].join("."));
+            if let Some(module) = ends.into_iter().find_map(|end| self.modules.get(&end)) {
+                return format!("{key}{module}.{parameter}");
+            }
+        }
         for (i, part) in path.iter().enumerate() {
             if i > 0 {
                 key.push('.');
@@ -118,7 +131,8 @@ impl fmt::Display for LoadReport {
 /// # Errors
 /// [`Error::MissingTensors`] lists every parameter without a tensor, [`Error::ShapeMismatch`] the
 /// first of another shape. Tensors left over are no error here: they are in the report, and
-/// callers decide.
+/// callers decide. Nor are integer buffers that the file lacks, which old files do
+/// (`num_batches_tracked`): they keep their values.
 pub fn load<M: Module>(
     module: M,
     checkpoint: &Checkpoint,
@@ -239,6 +253,42 @@ impl ModuleMapper for Loader<'_> {
                 param.transform_for_load(tensor, id)
             }
             None => param,
+        }
+    }
+    /// Integer buffers of one element are scalars in files.
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        let key = self.names.key(&self.path);
+        let Some(key) = self.names.source(self.checkpoint, &key) else {
+            return param;
+        };
+        let shape = param.lazy_shape().to_vec();
+        let Some(entry) = self.checkpoint.get(&key) else {
+            return param;
+        };
+        if self.error.is_some() {
+            return param;
+        }
+        let elements: usize = shape.iter().product();
+        if entry.shape() != shape && !(entry.shape().is_empty() && elements == 1) {
+            self.error = Some(Error::ShapeMismatch {
+                path: self.checkpoint.path().to_path_buf(),
+                tensor: key,
+                expected: shape,
+                found: entry.shape().to_vec(),
+            });
+            return param;
+        }
+        match self.checkpoint.read_i64(&key) {
+            Ok(values) => {
+                self.used.push(key);
+                let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
+                let id: ParamId = param.id;
+                param.transform_for_load(tensor, id)
+            }
+            Err(error) => {
+                self.error = Some(error);
+                param
+            }
         }
     }
 }

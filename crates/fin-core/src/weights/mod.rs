@@ -4,7 +4,7 @@
 //! (one file, or shards with an index) or PyTorch's `.bin`/`.pth`/`.pt` (zip and legacy pickles).
 //! Nothing is copied at opening: safetensors files are mapped into memory, and PyTorch storages
 //! are read tensor by tensor. [`load`](fn@load) puts the tensors into a Burn module and reports every
-//! tensor that was used, left over or missing; [`save`](fn@save) writes a module as safetensors under
+//! tensor that was used, left over or missing; [`save_module`] writes a module as safetensors under
 //! upstream key names.
 //!
 //! Files may be damaged or hostile. Offsets, shapes and counts are checked against the file
@@ -24,4 +24,4 @@ mod save;
 pub use checkpoint::{Checkpoint, DType, TensorEntry};
 pub use convert::{FloatType, MappedTensor, Mapping, map, write_converted};
 pub use load::{LoadReport, Names, load};
-pub use save::{save, state_dict};
+pub use save::{save, save_module, state_dict};

@@ -6,24 +6,29 @@ use std::io::Write;
 use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 use safetensors::{Dtype, View};
 
 use super::load::Names;
 use crate::atomic::AtomicFile;
 use crate::error::{Error, Result};
 
-/// A module's parameters under upstream key names, read back to the CPU as f32.
+/// A module's parameters and buffers of floats under upstream key names, read back to the CPU as
+/// f32.
 ///
 /// Returns `(key, shape, values in row-major order)` in the module's order.
 pub fn state_dict<M: Module>(module: &M, names: &Names) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-    let mut collector = Collector {
-        names,
-        path: Vec::new(),
-        tensors: Vec::new(),
-    };
-    module.visit(&mut collector);
-    collector.tensors
+    collect(module, names).floats
+}
+
+/// Writes a module's parameters and buffers, those of integers included, as one safetensors file
+/// under upstream key names, whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`]; the destination is then as it was before.
+pub fn save_module<M: Module>(path: impl AsRef<Path>, module: &M, names: &Names) -> Result<()> {
+    let collected = collect(module, names);
+    write(path.as_ref(), &collected.floats, &collected.integers)
 }
 
 /// Writes named tensors as one safetensors file, whole or not at all.
@@ -33,26 +38,47 @@ pub fn state_dict<M: Module>(module: &M, names: &Names) -> Vec<(String, Vec<usiz
 /// # Errors
 /// [`Error::Io`]; the destination is then as it was before.
 pub fn save(path: impl AsRef<Path>, tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Result<()> {
-    let path = path.as_ref();
+    write(path.as_ref(), tensors, &[])
+}
+
+fn write(
+    path: &Path,
+    floats: &[(String, Vec<usize>, Vec<f32>)],
+    integers: &[(String, Vec<usize>, Vec<i64>)],
+) -> Result<()> {
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let views = tensors
-        .iter()
-        .map(|(name, shape, values)| (name, F32View { shape, values }));
-    let bytes = safetensors::serialize(views, Some(metadata))
+    let floats = floats.iter().map(|(name, shape, values)| {
+        let values = Values::Floats(values);
+        (name, TensorView { shape, values })
+    });
+    let integers = integers.iter().map(|(name, shape, values)| {
+        let values = Values::Integers(values);
+        (name, TensorView { shape, values })
+    });
+    let bytes = safetensors::serialize(floats.chain(integers), Some(metadata))
         .map_err(|e| Error::invalid(path, format!("cannot be written as safetensors: {e}")))?;
     let mut file = AtomicFile::create(path)?;
     file.write_all(&bytes).map_err(Error::io(path, "write"))?;
     file.commit()
 }
 
-struct F32View<'a> {
-    shape: &'a [usize],
-    values: &'a [f32],
+#[derive(Clone, Copy)]
+enum Values<'a> {
+    Floats(&'a [f32]),
+    Integers(&'a [i64]),
 }
 
-impl View for F32View<'_> {
+struct TensorView<'a> {
+    shape: &'a [usize],
+    values: Values<'a>,
+}
+
+impl View for TensorView<'_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        match self.values {
+            Values::Floats(_) => Dtype::F32,
+            Values::Integers(_) => Dtype::I64,
+        }
     }
 
     fn shape(&self) -> &[usize] {
@@ -60,23 +86,44 @@ impl View for F32View<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        // Element order in the file is little-endian.
-        if cfg!(target_endian = "little") {
-            Cow::Borrowed(bytemuck::cast_slice(self.values))
-        } else {
-            Cow::Owned(self.values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        // Elements in the file are little-endian.
+        match self.values {
+            Values::Floats(values) if cfg!(target_endian = "little") => {
+                Cow::Borrowed(bytemuck::cast_slice(values))
+            }
+            Values::Floats(values) => {
+                Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+            }
+            Values::Integers(values) => {
+                Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+            }
         }
     }
 
     fn data_len(&self) -> usize {
-        self.values.len() * 4
+        match self.values {
+            Values::Floats(values) => values.len() * 4,
+            Values::Integers(values) => values.len() * 8,
+        }
     }
+}
+
+fn collect<'a, M: Module>(module: &M, names: &'a Names) -> Collector<'a> {
+    let mut collector = Collector {
+        names,
+        path: Vec::new(),
+        floats: Vec::new(),
+        integers: Vec::new(),
+    };
+    module.visit(&mut collector);
+    collector
 }
 
 struct Collector<'a> {
     names: &'a Names,
     path: Vec<String>,
-    tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
+    floats: Vec<(String, Vec<usize>, Vec<f32>)>,
+    integers: Vec<(String, Vec<usize>, Vec<i64>)>,
 }
 
 impl ModuleVisitor for Collector<'_> {
@@ -96,7 +143,23 @@ impl ModuleVisitor for Collector<'_> {
             .convert::<f32>()
             .try_into_vec()
             .unwrap_or_default();
-        self.tensors
+        self.floats
+            .push((self.names.key(&self.path), shape, values));
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let tensor = param.val();
+        let shape = match tensor.dims().iter().product() {
+            // Counters are scalars upstream; tensors here have an axis at least.
+            1 => Vec::new(),
+            _ => tensor.dims().to_vec(),
+        };
+        let values = tensor
+            .into_data()
+            .convert::<i64>()
+            .try_into_vec()
+            .unwrap_or_default();
+        self.integers
             .push((self.names.key(&self.path), shape, values));
     }
 }

@@ -1,0 +1,126 @@
+//! Batch normalisation, as `torch.nn.BatchNorm2d` (Ioffe and Szegedy 2015).
+
+use burn::module::{Flag, Initializer, Module, Param};
+use burn::tensor::{Device, Tensor};
+
+use super::buffer::{Buffer, Counter};
+
+/// Configuration of [`BatchNorm2d`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchNorm2dConfig {
+    /// Number of channels.
+    pub num_features: usize,
+    /// Added to the variance; 1e-5 in PyTorch unless said otherwise.
+    pub eps: f64,
+    /// Share of the batch's statistics in the running ones; 0.1 in PyTorch unless said otherwise.
+    pub momentum: f64,
+}
+
+impl BatchNorm2dConfig {
+    /// Normalisation with PyTorch's defaults.
+    pub fn new(num_features: usize) -> Self {
+        Self {
+            num_features,
+            eps: 1e-5,
+            momentum: 0.1,
+        }
+    }
+
+    /// With another epsilon.
+    pub fn with_eps(mut self, eps: f64) -> Self {
+        self.eps = eps;
+        self
+    }
+
+    /// With another momentum.
+    pub fn with_momentum(mut self, momentum: f64) -> Self {
+        self.momentum = momentum;
+        self
+    }
+
+    /// Makes the layer with weight one, bias zero, running mean zero and running variance one.
+    pub fn init(&self, device: &Device) -> BatchNorm2d {
+        let shape = [self.num_features];
+        let plain = device.clone().without_autodiff();
+        BatchNorm2d {
+            weight: Initializer::Ones.init(shape, device),
+            bias: Initializer::Zeros.init(shape, device),
+            running_mean: Buffer::new(Tensor::zeros(shape, &plain)),
+            running_var: Buffer::new(Tensor::ones(shape, &plain)),
+            num_batches_tracked: Counter::new(device),
+            training: Param::from_bool(true),
+            eps: self.eps,
+            momentum: self.momentum,
+        }
+    }
+}
+
+/// `y = (x − mean) / √(var + eps) · weight + bias`, channel by channel.
+///
+/// On an autodiff device mean and variance are the batch's and the running ones move towards
+/// them, unless the layer is frozen ([`Module::freeze`]); elsewhere they are the running ones.
+#[derive(Module, Debug)]
+pub struct BatchNorm2d {
+    /// `[num_features]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[num_features]`.
+    pub bias: Param<Tensor<1>>,
+    /// `[num_features]`.
+    pub running_mean: Buffer,
+    /// `[num_features]`, of the unbiased variance.
+    pub running_var: Buffer,
+    /// Batches that the running statistics have seen.
+    pub num_batches_tracked: Counter,
+    /// Whether the layer takes part in training; cleared by freezing.
+    pub training: Param<Flag>,
+    /// Added to the variance.
+    pub eps: f64,
+    /// Share of the batch's statistics in the running ones.
+    pub momentum: f64,
+}
+
+impl BatchNorm2d {
+    /// `[batch, num_features, height, width]` → the same shape.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        if x.device().is_autodiff() && self.training.is_enabled() {
+            return self.forward_train(x);
+        }
+        burn::tensor::module::batch_norm(
+            x,
+            self.weight.val(),
+            self.bias.val(),
+            self.running_mean.value(),
+            self.running_var.value(),
+            self.eps,
+        )
+    }
+
+    fn forward_train(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, _, height, width] = x.dims();
+        let count = batch * height * width;
+        let result =
+            burn::tensor::module::batch_norm_train(x, self.weight.val(), self.bias.val(), self.eps);
+        let momentum = self.momentum;
+        let towards = |running: Tensor<1>, value: Tensor<1>| {
+            running * (1.0 - momentum) + value.without_autodiff() * momentum
+        };
+        self.running_mean
+            .update(|running| towards(running, result.mean));
+        // One value a channel has no variance to learn from.
+        if count > 1 {
+            let unbiased = result.variance * (count as f64 / (count as f64 - 1.0));
+            self.running_var
+                .update(|running| towards(running, unbiased));
+        }
+        self.num_batches_tracked.increment();
+        result.output
+    }
+
+    /// The normalisation with running statistics as `y = x · scale + shift`, both
+    /// `[num_features]`.
+    pub fn scale_and_shift(&self) -> (Tensor<1>, Tensor<1>) {
+        let scale = self.weight.val() / (self.running_var.value() + self.eps).sqrt();
+        let shift = self.bias.val() - self.running_mean.value() * scale.clone();
+        (scale, shift)
+    }
+}
