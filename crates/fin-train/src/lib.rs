@@ -1,7 +1,7 @@
 //! Fine-tuning and evaluation of embedding models.
 //!
 //! - [`dataset`]: examples, from memory or (feature `text`) from files.
-//! - [`loss`], [`sampler`], [`schedule`], [`callback`], [`mod@evaluate`]: each a trait with its
+//! - [`loss`], [`miner`], [`sampler`], [`schedule`], [`callback`], [`mod@evaluate`]: each a trait with its
 //!   implementations, one a file, by name where a configuration file names it.
 //! - [`optim`]: AdamW with clipping by the global norm.
 //! - [`Trainer`]: the loop; [`checkpoint`]: what it writes in between and resumes from.
@@ -43,6 +43,7 @@ pub mod dataset;
 pub mod evaluate;
 pub mod loss;
 mod metrics;
+pub mod miner;
 pub mod optim;
 mod registry;
 pub mod sampler;
@@ -54,7 +55,8 @@ pub use dataset::Dataset;
 pub use evaluate::top_k;
 pub use loss::{loss_from_name, loss_names};
 pub use metrics::Metrics;
+pub use miner::{miner_from_name, miner_names};
 pub use registry::Options;
 pub use sampler::{sampler_from_name, sampler_names};
 pub use schedule::{schedule_from_name, schedule_names};
-pub use trainer::{TrainSummary, Trainer};
+pub use trainer::{LossOptimizer, TrainSummary, Trainer};

@@ -9,14 +9,14 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use fin_core::{Embedder, EmbeddingNetwork, Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::callback::{Callback, Context, MetricRecord, Progress};
-use crate::checkpoint::{self, Named, TrainState};
+use crate::checkpoint::{self, Named, TrainState, Trained};
 use crate::config::TrainConfig;
 use crate::dataset::Dataset;
-use crate::loss::Loss;
-use crate::optim::AdamW;
+use crate::loss::{Loss, LossShape};
+use crate::optim::{AdamW, AdamWConfig};
 use crate::registry::Options;
 use crate::sampler::{Examples, Sampler, sampler_from_name};
 
@@ -43,6 +43,54 @@ pub struct TrainSummary {
     pub checkpoint: Option<PathBuf>,
 }
 
+/// Settings of the optimiser of a loss's own parameters, if it has any: [`AdamW`] without a limit
+/// of the gradients' norm, at a learning rate that follows the schedule of the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LossOptimizer {
+    /// Largest learning rate of the schedule. Default: 0.01, as class vectors that begin at random
+    /// have farther to go than a pretrained network.
+    pub learning_rate: f64,
+    /// Weight decay. Default: 0.
+    pub weight_decay: f64,
+}
+
+impl Default for LossOptimizer {
+    fn default() -> Self {
+        Self {
+            learning_rate: 0.01,
+            weight_decay: 0.0,
+        }
+    }
+}
+
+impl LossOptimizer {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] names the field and says what is accepted.
+    pub fn validate(&self) -> Result<()> {
+        for (field, value) in [
+            ("loss_optimizer.learning_rate", self.learning_rate),
+            ("loss_optimizer.weight_decay", self.weight_decay),
+        ] {
+            if !(value >= 0.0 && value.is_finite()) {
+                let reason = format!("{value} is not a number of at least 0");
+                return Err(Error::argument(field, reason));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn config(&self) -> AdamWConfig {
+        AdamWConfig {
+            weight_decay: self.weight_decay,
+            max_grad_norm: 0.0,
+            ..AdamWConfig::default()
+        }
+    }
+}
+
 /// A training run: settings, loss, sampler and callbacks, for any embedder.
 ///
 /// A run is a function of the embedder, the data and the settings: batches depend on the seed and
@@ -51,6 +99,7 @@ pub struct TrainSummary {
 pub struct Trainer<E: Embedder> {
     config: TrainConfig,
     loss: Box<dyn Loss>,
+    loss_optimizer: LossOptimizer,
     sampler: Box<dyn Sampler>,
     callbacks: Vec<Box<dyn Callback<E>>>,
     checkpoints: Option<PathBuf>,
@@ -78,6 +127,7 @@ impl<E: Embedder> Trainer<E> {
         Ok(Self {
             config,
             loss,
+            loss_optimizer: LossOptimizer::default(),
             sampler,
             callbacks: Vec::new(),
             checkpoints: None,
@@ -89,6 +139,16 @@ impl<E: Embedder> Trainer<E> {
     pub fn with_sampler(mut self, sampler: Box<dyn Sampler>) -> Self {
         self.sampler = sampler;
         self
+    }
+
+    /// With other settings for the parameters of the loss; of no consequence where it has none.
+    ///
+    /// # Errors
+    /// Those of [`LossOptimizer::validate`].
+    pub fn with_loss_optimizer(mut self, settings: LossOptimizer) -> Result<Self> {
+        settings.validate()?;
+        self.loss_optimizer = settings;
+        Ok(self)
     }
 
     /// With a further callback; they are called in the order in which they were added.
@@ -163,15 +223,39 @@ impl<E: Embedder> Trainer<E> {
             dataset.fingerprint(),
             plan.total,
         );
+        self.loss.prepare(&LossShape {
+            classes: dataset.targets().classes(),
+            dim: embedder.network().output_dim(),
+            seed: self.config.seed,
+            device: plain.clone(),
+        })?;
+        let mut loss_optimizer = AdamW::new(self.loss_optimizer.config());
+        if self.loss.has_parameters() {
+            state.loss_optimizer = Some(self.loss_optimizer.clone());
+        }
         let network = embedder.network().clone().fork(&plain);
         let (network, mut optimizer) = match &self.resume {
             None => (network, AdamW::new(self.config.optimizer())),
             Some(directory) => {
                 state.step = state.verify(directory)?;
+                if let Some((name, parameters)) = self.loss.parameters() {
+                    let (parameters, optimizer) = checkpoint::load_loss(
+                        directory,
+                        name,
+                        &parameters,
+                        &self.loss_optimizer,
+                        &plain,
+                    )?;
+                    self.loss.set_parameters(parameters);
+                    loss_optimizer = optimizer;
+                }
                 checkpoint::load(directory, &embedder, network, &self.config, &plain)?
             }
         };
         let mut network = network.train();
+        if let Some((_, parameters)) = self.loss.parameters() {
+            self.loss.set_parameters(parameters.train());
+        }
 
         let encoded = embedder.preprocess(&items)?;
         drop(items);
@@ -244,8 +328,19 @@ impl<E: Embedder> Trainer<E> {
                 if !value.is_finite() {
                     return Err(diverged("loss", step, f64::from(value)));
                 }
-                let gradients = GradientsParams::from_grads(loss.backward(), &network);
-                let learning_rate = self.config.learning_rate * schedule.factor(step, plan.total);
+                let mut gradients = loss.backward();
+                let factor = schedule.factor(step, plan.total);
+                if let Some((_, parameters)) = self.loss.parameters() {
+                    let gradients = GradientsParams::from_module(&mut gradients, &parameters);
+                    let rate = self.loss_optimizer.learning_rate * factor;
+                    let (updated, norm) = loss_optimizer.step(parameters, gradients, rate)?;
+                    self.loss.set_parameters(updated);
+                    if !norm.is_finite() {
+                        return Err(diverged("norm of the loss's gradients", step, norm));
+                    }
+                }
+                let gradients = GradientsParams::from_grads(gradients, &network);
+                let learning_rate = self.config.learning_rate * factor;
                 let (updated, norm) = optimizer.step(network, gradients, learning_rate)?;
                 network = updated;
                 if !norm.is_finite() {
@@ -275,8 +370,14 @@ impl<E: Embedder> Trainer<E> {
                     && (due || (stop && !last))
                 {
                     let keep = self.config.keep_checkpoints;
+                    let trained = Trained {
+                        network: &network,
+                        optimizer: &optimizer,
+                        loss: self.loss.parameters(),
+                        loss_optimizer: &loss_optimizer,
+                    };
                     written = Some(checkpoint::save(
-                        directory, &embedder, &network, &optimizer, &state, keep,
+                        directory, &embedder, trained, &state, keep,
                     )?);
                 }
                 if stop || last {
