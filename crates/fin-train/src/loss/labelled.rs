@@ -325,9 +325,17 @@ impl<'a> LabelledBatch<'a> {
     /// A weight an item, `[batch]`: how often it is selected against the one selected most; `None`
     /// without a miner.
     pub fn weights(&self) -> Option<Tensor<1>> {
-        let weights = self.mined.as_ref()?.weights(self.len());
-        let data = TensorData::new(weights, [self.len()]);
-        Some(Tensor::from_data(data, &self.device()))
+        Some(self.row(self.mined.as_ref()?.weights(self.len())))
+    }
+
+    /// [`LabelledBatch::weights`] by how often each item is selected as an anchor.
+    pub fn anchor_weights(&self) -> Option<Tensor<1>> {
+        Some(self.row(self.mined.as_ref()?.anchor_weights(self.len())))
+    }
+
+    fn row(&self, values: Vec<f32>) -> Tensor<1> {
+        let data = TensorData::new(values, [self.len()]);
+        Tensor::from_data(data, &self.device())
     }
 
     /// Indices as a tensor.

@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 use fin_core::Result;
 use serde::{Deserialize, Serialize};
 
+use super::pair_contrastive::GUARD;
 use super::triplet::DistanceMetric;
 use super::{ExpectedData, Loss, check_batch, ops};
 use crate::dataset::{BatchTargets, TargetKind};
@@ -75,7 +76,9 @@ impl Loss for OnlineContrastiveLoss {
     fn forward(&self, embeddings: &[Tensor<2>], targets: &BatchTargets) -> Result<Tensor<1>> {
         let [batch, _] = check_batch(self, embeddings, targets)?;
         let scores = super::scores(targets, &embeddings[0].device());
-        let d = self.distance_metric.of(&embeddings[0], &embeddings[1]);
+        let d = self
+            .distance_metric
+            .of(&embeddings[0], &embeddings[1], GUARD);
         let fixed = d.clone().detach();
         let [near, far] = [1.0, 0.0].map(|score: f32| scores.clone().equal_elem(score).float());
         let number = |mask: &Tensor<2>| mask.clone().sum().reshape([1, 1]);

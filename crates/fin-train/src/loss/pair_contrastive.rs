@@ -4,11 +4,17 @@ use burn::tensor::Tensor;
 use fin_core::Result;
 use serde::{Deserialize, Serialize};
 
-use super::triplet::DistanceMetric;
+use super::triplet::{DistanceMetric, Guard};
 use super::{ExpectedData, Loss, check_batch, ops};
 use crate::dataset::{BatchTargets, TargetKind};
 use crate::registry::{self, Options};
 use burn::tensor::activation::relu;
+
+/// That of `torch.cosine_similarity` and `torch.nn.functional.pairwise_distance`.
+pub(super) const GUARD: Guard = Guard {
+    norm: 1e-8,
+    shift: 1e-6,
+};
 
 /// `mean(score · d² + (1 − score) · max(margin − d, 0)²) / 2` (Hadsell et al. 2006, "Dimensionality
 /// reduction by learning an invariant mapping", equation 4; `ContrastiveLoss` of
@@ -78,7 +84,9 @@ impl Loss for PairContrastiveLoss {
     fn forward(&self, embeddings: &[Tensor<2>], targets: &BatchTargets) -> Result<Tensor<1>> {
         let _ = check_batch(self, embeddings, targets)?;
         let scores = super::scores(targets, &embeddings[0].device());
-        let d = self.distance_metric.of(&embeddings[0], &embeddings[1]);
+        let d = self
+            .distance_metric
+            .of(&embeddings[0], &embeddings[1], GUARD);
         let far = relu(d.clone().neg().add_scalar(self.margin)).square();
         let losses = d.square() * scores.clone() + far * scores.neg().add_scalar(1.0);
         let losses = losses.div_scalar(2.0);

@@ -253,11 +253,22 @@ pub(super) fn one_hot(batch: &LabelledBatch<'_>, classes: usize) -> Tensor<2> {
     Tensor::from_data(data, &batch.device())
 }
 
-/// Mean cross-entropy of logits `[batch, classes]`, each item being weighted where a miner is used.
+/// Mean cross-entropy of logits `[batch, classes]`, each item being weighted by
+/// [`LabelledBatch::weights`] where a miner is used.
 pub(super) fn cross_entropy(logits: Tensor<2>, batch: &LabelledBatch<'_>) -> Tensor<1> {
+    weighted_cross_entropy(logits, batch, batch.weights())
+}
+
+/// Mean cross-entropy of logits `[batch, classes]`, each item being weighted where there are
+/// weights.
+pub(super) fn weighted_cross_entropy(
+    logits: Tensor<2>,
+    batch: &LabelledBatch<'_>,
+    weights: Option<Tensor<1>>,
+) -> Tensor<1> {
     let [len, classes] = logits.dims();
     let own = (log_softmax(logits, 1) * one_hot(batch, classes)).sum_dim(1);
-    let own = match batch.weights() {
+    let own = match weights {
         Some(weights) => own * weights.reshape([len, 1]),
         None => own,
     };

@@ -12,7 +12,8 @@ use super::proxies::{self, Initial, ProxyLoss};
 /// class's vector, both scaled to unit length (Movshovitz-Attias et al. 2017, "No fuss distance
 /// metric learning using proxies", equation 4; `ProxyNCALoss` of pytorch-metric-learning, whose
 /// probability, other than the paper's, is over all classes). The class vectors are the rows of
-/// `proxies` `[classes, dim]` and begin as normal numbers.
+/// `proxies` `[classes, dim]` and begin as normal numbers. A miner's selection weights
+/// the items by how often they are anchors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProxyNcaLoss {
@@ -56,6 +57,7 @@ impl ProxyLoss for ProxyNcaLoss {
         let proxies = proxies::unit(weight);
         let squares = proxies.clone().square().sum_dim(1).transpose();
         let logits = batch.unit().matmul(proxies.transpose()).mul_scalar(2.0) - squares;
-        proxies::cross_entropy(logits.mul_scalar(self.softmax_scale), batch)
+        let logits = logits.mul_scalar(self.softmax_scale);
+        proxies::weighted_cross_entropy(logits, batch, batch.anchor_weights())
     }
 }

@@ -9,8 +9,10 @@ use crate::dataset::{BatchTargets, TargetKind};
 use crate::registry::{self, Options};
 use burn::tensor::activation::relu;
 
-/// Smallest norm a vector is divided by, as in `torch.cosine_similarity`.
-const COSINE_EPS: f64 = 1e-8;
+const GUARD: Guard = Guard {
+    norm: 1e-12,
+    shift: 0.0,
+};
 
 /// `mean(max(d(a, p) − d(a, n) + triplet_margin, 0))` over the rows (Schroff et al. 2015,
 /// "FaceNet", equation 3; `TripletLoss` of sentence-transformers). `d` is the `euclidean` distance,
@@ -75,8 +77,12 @@ impl Loss for TripletLoss {
 
     fn forward(&self, embeddings: &[Tensor<2>], targets: &BatchTargets) -> Result<Tensor<1>> {
         let _ = check_batch(self, embeddings, targets)?;
-        let near = self.distance_metric.of(&embeddings[0], &embeddings[1]);
-        let far = self.distance_metric.of(&embeddings[0], &embeddings[2]);
+        let near = self
+            .distance_metric
+            .of(&embeddings[0], &embeddings[1], GUARD);
+        let far = self
+            .distance_metric
+            .of(&embeddings[0], &embeddings[2], GUARD);
         Ok(relu((near - far).add_scalar(self.triplet_margin)).mean())
     }
 }
@@ -93,17 +99,27 @@ pub enum DistanceMetric {
     Manhattan,
 }
 
+/// How PyTorch guards the distances of a loss against division by 0.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Guard {
+    /// Smallest norm that a vector is divided by.
+    pub norm: f64,
+    /// Added to every difference of coordinates.
+    pub shift: f64,
+}
+
 impl DistanceMetric {
-    /// Distances of the rows of two matrices, pair by pair: `[batch, 1]`.
-    pub(super) fn of(self, a: &Tensor<2>, b: &Tensor<2>) -> Tensor<2> {
+    /// Distances of the rows of two matrices, pair by pair: `[batch, 1]`. The gradient of a
+    /// Euclidean distance of 0 is 0.
+    pub(super) fn of(self, a: &Tensor<2>, b: &Tensor<2>, guard: Guard) -> Tensor<2> {
+        let difference = || (a.clone() - b.clone()).add_scalar(guard.shift);
         match self {
             Self::Cosine => {
-                let [a, b] = [a, b].map(|x| ops::normalize_rows(x.clone(), COSINE_EPS));
+                let [a, b] = [a, b].map(|x| ops::normalize_rows(x.clone(), guard.norm));
                 (a * b).sum_dim(1).neg().add_scalar(1.0)
             }
-            // PyTorch adds 1e-6 to every difference, so that a distance is never 0.
-            Self::Euclidean => ops::row_norms((a.clone() - b.clone()).add_scalar(1e-6)),
-            Self::Manhattan => (a.clone() - b.clone()).add_scalar(1e-6).abs().sum_dim(1),
+            Self::Euclidean => ops::row_norms(difference()),
+            Self::Manhattan => difference().abs().sum_dim(1),
         }
     }
 }

@@ -8,7 +8,8 @@ use crate::registry::{self, Options};
 
 /// Triplets whose angle `atan(‖a − p‖ / (2 ‖n − (a + p)/2‖))` is greater than `angle` degrees
 /// (the angle of Wang et al. 2017, "Deep metric learning with angular loss", equation 5;
-/// `AngularMiner` of pytorch-metric-learning). Vectors are scaled to unit length. Default: 20.
+/// `AngularMiner` of pytorch-metric-learning). Vectors are taken as they
+/// are, as the reference does in spite of its distance. Default: 20.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AngularMiner {
@@ -46,7 +47,7 @@ impl Miner for AngularMiner {
     }
 
     fn mine(&self, batch: &MinerBatch<'_>) -> Result<Mined> {
-        let distances = batch.distances();
+        let distances = batch.unscaled_distances();
         let threshold = self.angle.to_radians();
         // The distance of a vertex from the middle of the opposite side, by the theorem of
         // Apollonius.

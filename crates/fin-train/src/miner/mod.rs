@@ -137,22 +137,37 @@ impl Mined {
     /// How often each of `batch` items is there, divided by the largest of these numbers; 1 for
     /// all where nothing was selected.
     pub fn weights(&self, batch: usize) -> Vec<f32> {
-        let mut counts = vec![0usize; batch];
         match self {
-            Self::Pairs { positive, negative } => positive
-                .iter()
-                .chain(negative)
-                .flatten()
-                .for_each(|&i| counts[i] += 1),
-            Self::Triplets(triplets) => triplets.iter().flatten().for_each(|&i| counts[i] += 1),
+            Self::Pairs { positive, negative } => {
+                shares(batch, positive.iter().chain(negative).flatten())
+            }
+            Self::Triplets(triplets) => shares(batch, triplets.iter().flatten()),
         }
-        match counts.iter().max() {
-            Some(&largest) if largest > 0 => counts
-                .iter()
-                .map(|&count| (count as f64 / largest as f64) as f32)
-                .collect(),
-            _ => vec![1.0; batch],
+    }
+
+    /// [`Mined::weights`] by how often each item is an anchor.
+    pub fn anchor_weights(&self, batch: usize) -> Vec<f32> {
+        match self {
+            Self::Pairs { positive, negative } => shares(
+                batch,
+                positive.iter().chain(negative).map(|[anchor, _]| anchor),
+            ),
+            Self::Triplets(triplets) => shares(batch, triplets.iter().map(|[anchor, ..]| anchor)),
         }
+    }
+}
+
+/// How often each of `batch` numbers is there, divided by the largest of these numbers; 1 for all
+/// where there are none.
+fn shares<'a>(batch: usize, items: impl Iterator<Item = &'a usize>) -> Vec<f32> {
+    let mut counts = vec![0usize; batch];
+    items.for_each(|&item| counts[item] += 1);
+    match counts.iter().max() {
+        Some(&largest) if largest > 0 => counts
+            .iter()
+            .map(|&count| (count as f64 / largest as f64) as f32)
+            .collect(),
+        _ => vec![1.0; batch],
     }
 }
 
@@ -255,12 +270,28 @@ impl<'a> MinerBatch<'a> {
         })
     }
 
+    /// Euclidean distances of all items as they are.
+    pub fn unscaled_distances(&self) -> Square {
+        self.each_pair(|a, b| {
+            let [a, b] = [a, b].map(|i: usize| &self.values[i * self.dim..(i + 1) * self.dim]);
+            let squares = a
+                .iter()
+                .zip(b)
+                .map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2));
+            squares.sum::<f64>().sqrt()
+        })
+    }
+
     fn square(&self, entry: impl Fn(&[f64], &[f64]) -> f64) -> Square {
+        self.each_pair(|a, b| entry(self.unit(a), self.unit(b)))
+    }
+
+    fn each_pair(&self, entry: impl Fn(usize, usize) -> f64) -> Square {
         let len = self.len();
         let mut values = vec![0.0; len * len];
         for a in 0..len {
             for b in 0..=a {
-                let value = entry(self.unit(a), self.unit(b));
+                let value = entry(a, b);
                 values[a * len + b] = value;
                 values[b * len + a] = value;
             }
@@ -393,131 +424,5 @@ fn finite(option: &str, value: f64) -> Result<()> {
         Ok(())
     } else {
         Err(Error::argument(option, format!("{value} is not a number")))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rand::RngExt;
-    use serde_json::json;
-
-    fn random(count: usize, dim: usize, classes: usize) -> (Vec<f32>, Vec<usize>) {
-        let mut rng = ChaCha8Rng::seed_from_u64(3);
-        let values = (0..count * dim)
-            .map(|_| rng.random::<f32>() - 0.5)
-            .collect();
-        (values, (0..count).map(|i| i % classes).collect())
-    }
-
-    #[test]
-    fn every_miner_selects_true_pairs_and_is_a_function_of_the_batch() {
-        let (values, labels) = random(24, 6, 5);
-        let batch = MinerBatch::new(&values, 6, &labels).unwrap();
-        for name in miner_names() {
-            let miner = miner_from_name(name, &Options::new()).unwrap();
-            assert_eq!(miner.name(), name);
-            let again = miner_from_name(name, &miner.options()).unwrap();
-            assert_eq!(again.options(), miner.options());
-            let mined = miner.mine(&batch).unwrap();
-            assert_eq!(mined, again.mine(&batch).unwrap(), "{name}");
-            let (positive, negative) = mined.pairs();
-            assert!(!positive.is_empty() && !negative.is_empty(), "{name}");
-            assert!(
-                positive.iter().all(|&[a, p]| batch.positive(a, p)),
-                "{name}"
-            );
-            assert!(
-                negative.iter().all(|&[a, n]| batch.negative(a, n)),
-                "{name}"
-            );
-        }
-    }
-
-    #[test]
-    fn batches_without_pairs_give_nothing_and_do_not_panic() {
-        for (labels, values) in [
-            (vec![0, 0, 0], vec![1.0, 0.0, 0.0, 1.0, 0.5, 0.5]),
-            (vec![0, 1, 2], vec![1.0, 0.0, 0.0, 1.0, 0.5, 0.5]),
-            (vec![4], vec![0.0, 0.0]),
-            (vec![0, 0, 1, 1], vec![0.0; 8]),
-            (vec![0, 0, 1, 1], vec![f32::NAN; 8]),
-        ] {
-            let batch = MinerBatch::new(&values, 2, &labels).unwrap();
-            for name in miner_names() {
-                let miner = miner_from_name(name, &Options::new()).unwrap();
-                let mined = miner.mine(&batch).unwrap();
-                if labels.len() < 4 {
-                    assert!(mined.triplets().is_empty(), "{name}");
-                }
-            }
-        }
-        assert!(MinerBatch::new(&[1.0], 1, &[]).is_err());
-        assert!(MinerBatch::new(&[1.0, 2.0, 3.0], 2, &[0]).is_err());
-    }
-
-    #[test]
-    fn random_miners_follow_their_seed_and_the_batch() {
-        let (values, labels) = random(24, 6, 4);
-        let mut moved = values.clone();
-        moved[0] += 1e-6;
-        for name in ["distance_weighted", "uniform_histogram"] {
-            let mine = |values: &[f32], seed: u64| {
-                let options = json!({"seed": seed});
-                let miner = miner_from_name(name, options.as_object().unwrap()).unwrap();
-                let batch = MinerBatch::new(values, 6, &labels).unwrap();
-                miner.mine(&batch).unwrap()
-            };
-            assert_eq!(mine(&values, 1), mine(&values, 1));
-            assert_ne!(mine(&values, 1), mine(&values, 2));
-            assert_ne!(mine(&values, 1), mine(&moved, 1));
-        }
-    }
-
-    #[test]
-    fn selections_turn_into_one_another() {
-        let pairs = Mined::Pairs {
-            positive: vec![[0, 1], [1, 0], [2, 3]],
-            negative: vec![[0, 2], [0, 3], [1, 2]],
-        };
-        assert_eq!(pairs.triplets(), [[0, 1, 2], [0, 1, 3], [1, 0, 2]]);
-        let triplets = Mined::Triplets(pairs.triplets());
-        assert_eq!(
-            triplets.pairs(),
-            (vec![[0, 1], [0, 1], [1, 0]], vec![[0, 2], [0, 3], [1, 2]])
-        );
-        assert_eq!(triplets.weights(5), [1.0, 1.0, 2.0 / 3.0, 1.0 / 3.0, 0.0]);
-        assert_eq!(Mined::Triplets(vec![]).weights(2), [1.0, 1.0]);
-    }
-
-    #[test]
-    fn options_that_cannot_be_used_are_named() {
-        for (name, options, what) in [
-            (
-                "batch_easy_hard",
-                json!({"pos_strategy": "medium"}),
-                "medium",
-            ),
-            (
-                "batch_easy_hard",
-                json!({"pos_strategy": "all", "neg_strategy": "semihard"}),
-                "semihard",
-            ),
-            (
-                "hdc",
-                json!({"filter_percentage": 0.0}),
-                "filter_percentage",
-            ),
-            ("triplet_margin", json!({"type_of_triplets": "odd"}), "odd"),
-            ("uniform_histogram", json!({"num_bins": 0}), "num_bins"),
-            ("angular", json!({"angle": "wide"}), "wide"),
-            ("distance_weighted", json!({"cutoff": 0.0}), "cutoff"),
-            ("maximum_loss", json!({"num_trials": 0}), "num_trials"),
-        ] {
-            let error = miner_from_name(name, options.as_object().unwrap())
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains(what), "{error}");
-        }
     }
 }

@@ -9,7 +9,8 @@ use crate::registry::{self, Options};
 /// Of every anchor, the positives less similar than its most similar negative plus `epsilon`, and
 /// the negatives more similar than its least similar positive less `epsilon` (Wang et al. 2019,
 /// "Multi-similarity loss with general pair weighting", section 3.3; `MultiSimilarityMiner` of
-/// pytorch-metric-learning). Similarities are cosines. Default: 0.1.
+/// pytorch-metric-learning). Similarities are cosines; an anchor's
+/// pairs come in their order, the least similar first. Default: 0.1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MultiSimilarityMiner {
@@ -57,16 +58,16 @@ impl Miner for MultiSimilarityMiner {
                 .clone()
                 .fold(f64::NEG_INFINITY, |x, n| x.max(row[n]));
             let farthest = positives.clone().fold(f64::INFINITY, |x, p| x.min(row[p]));
-            positive.extend(
-                positives
-                    .filter(|&p| row[p] - self.epsilon < nearest)
-                    .map(|p| [a, p]),
-            );
-            negative.extend(
-                negatives
-                    .filter(|&n| row[n] + self.epsilon > farthest)
-                    .map(|n| [a, n]),
-            );
+            let mut hard: Vec<usize> = positives
+                .filter(|&p| row[p] - self.epsilon < nearest)
+                .collect();
+            hard.sort_by(|&i, &j| row[i].total_cmp(&row[j]));
+            positive.extend(hard.into_iter().map(|p| [a, p]));
+            let mut hard: Vec<usize> = negatives
+                .filter(|&n| row[n] + self.epsilon > farthest)
+                .collect();
+            hard.sort_by(|&i, &j| row[i].total_cmp(&row[j]));
+            negative.extend(hard.into_iter().map(|n| [a, n]));
         }
         Ok(Mined::Pairs { positive, negative })
     }
