@@ -7,10 +7,12 @@ mod common;
 use burn::tensor::{Device, Tensor, TensorData};
 use fin_core::weights::Checkpoint;
 use fin_train::dataset::{BatchTargets, TargetKind};
-use fin_train::loss::{LossParameters, LossShape};
+use fin_train::loss::{
+    CosineSimilarityLoss, Loss, LossParameters, LossShape, MultipleNegativesRankingLoss,
+};
 use fin_train::{Options, loss_from_name, loss_names};
 use safetensors::SafeTensors;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Largest `‖found − expected‖ / ‖expected‖` against the reference in double precision; largest
 /// absolute error where the expected value is zero but for rounding. Gradients may further be off
@@ -328,4 +330,85 @@ fn batches_of_another_form_are_refused() {
         let error = loss.forward(&embeddings, &targets).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     }
+}
+
+#[test]
+fn every_name_makes_its_loss_and_keeps_its_options() {
+    for name in loss_names() {
+        let mut options = Options::new();
+        if name == "matryoshka" {
+            options.insert("matryoshka_dims".into(), json!([8, 4]));
+        }
+        let loss = loss_from_name(name, &options).unwrap();
+        assert_eq!(loss.name(), name);
+        let again = loss_from_name(name, &loss.options()).unwrap();
+        assert_eq!(again.options(), loss.options());
+        fin_train::sampler_from_name(loss.default_sampler(), &Options::new()).unwrap();
+    }
+}
+
+#[test]
+fn errors_list_names_and_name_options() {
+    let error = loss_from_name("mean", &Options::new())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("cos_face, cosine_similarity, fast_ap"),
+        "{error}"
+    );
+    for (name, options, what) in [
+        ("triplet_margin", json!({"scale": 1}), "scale"),
+        ("triplet_margin", json!({"margin": "wide"}), "wide"),
+        ("triplet_margin", json!({"margin": -1.0}), "margin"),
+        ("triplet_margin", json!({"miner": "hard"}), "batch_hard"),
+        ("nt_xent", json!({"miner": {"angle": 1}}), "miner"),
+        ("sup_con", json!({"temperature": 0}), "temperature"),
+        ("fast_ap", json!({"num_bins": 0}), "num_bins"),
+        ("arc_face", json!({"scale": -1}), "scale"),
+        ("matryoshka", json!({}), "matryoshka_dims"),
+        (
+            "matryoshka",
+            json!({"loss": "arc_face", "matryoshka_dims": [4]}),
+            "arc_face",
+        ),
+        (
+            "matryoshka",
+            json!({"matryoshka_dims": [4, 2], "matryoshka_weights": [1]}),
+            "matryoshka_weights",
+        ),
+        ("multiple_negatives_ranking", json!({"scale": 0.0}), "scale"),
+    ] {
+        let error = loss_from_name(name, options.as_object().unwrap())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
+fn data_of_another_form_is_told_what_is_needed() {
+    let loss = CosineSimilarityLoss::default();
+    let error = loss
+        .accepts()
+        .check(loss.name(), 1, TargetKind::Labels)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "loss: `cosine_similarity` needs 2 columns (first, second) and a score each; \
+         the data has 1 column and a label each"
+    );
+    let loss = MultipleNegativesRankingLoss::default();
+    loss.accepts()
+        .check(loss.name(), 4, TargetKind::None)
+        .unwrap();
+    let error = loss
+        .accepts()
+        .check(loss.name(), 2, TargetKind::Scores)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("2 or more columns (anchor, positive, hard negatives) and no targets"),
+        "{error}"
+    );
 }
