@@ -64,6 +64,9 @@ pub struct TrainState {
     /// Settings of the optimiser of the loss's parameters; none where it has no parameters.
     #[serde(default)]
     pub loss_optimizer: Option<LossOptimizer>,
+    /// Examples that the network sees at a time; none for whole batches.
+    #[serde(default)]
+    pub mini_batch_size: Option<usize>,
     /// Sampler.
     pub sampler: Named,
     /// [`crate::dataset::Dataset::fingerprint`] in hexadecimal.
@@ -86,6 +89,7 @@ impl TrainState {
             config,
             loss,
             loss_optimizer: None,
+            mini_batch_size: None,
             sampler,
             dataset: format!("{dataset:016x}"),
             total_steps,

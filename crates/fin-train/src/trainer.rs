@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::GradientsParams;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
 use fin_core::{Embedder, EmbeddingNetwork, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -100,6 +100,7 @@ pub struct Trainer<E: Embedder> {
     config: TrainConfig,
     loss: Box<dyn Loss>,
     loss_optimizer: LossOptimizer,
+    mini_batch_size: Option<usize>,
     sampler: Box<dyn Sampler>,
     callbacks: Vec<Box<dyn Callback<E>>>,
     checkpoints: Option<PathBuf>,
@@ -128,6 +129,7 @@ impl<E: Embedder> Trainer<E> {
             config,
             loss,
             loss_optimizer: LossOptimizer::default(),
+            mini_batch_size: None,
             sampler,
             callbacks: Vec::new(),
             checkpoints: None,
@@ -148,6 +150,28 @@ impl<E: Embedder> Trainer<E> {
     pub fn with_loss_optimizer(mut self, settings: LossOptimizer) -> Result<Self> {
         settings.validate()?;
         self.loss_optimizer = settings;
+        Ok(self)
+    }
+
+    /// With gradient caching (Gao et al. 2021, "Scaling deep contrastive learning batch size under
+    /// memory limited setup"): the network sees this many examples at a time, while the loss is over
+    /// the whole batch, as in `CachedMultipleNegativesRankingLoss` of sentence-transformers. It goes
+    /// for every loss.
+    ///
+    /// Memory is that of a mini-batch; every item is embedded twice. Gradients are those without,
+    /// up to rounding, for networks that treat items apart from each other; dropout is drawn anew
+    /// for every mini-batch and is the same both times.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the size is 0.
+    pub fn with_mini_batches(mut self, size: usize) -> Result<Self> {
+        if size == 0 {
+            return Err(Error::argument(
+                "mini_batch_size",
+                "0 is too small; 1 or more are needed",
+            ));
+        }
+        self.mini_batch_size = Some(size);
         Ok(self)
     }
 
@@ -230,6 +254,7 @@ impl<E: Embedder> Trainer<E> {
             device: plain.clone(),
         })?;
         let mut loss_optimizer = AdamW::new(self.loss_optimizer.config());
+        state.mini_batch_size = self.mini_batch_size;
         if self.loss.has_parameters() {
             state.loss_optimizer = Some(self.loss_optimizer.clone());
         }
@@ -306,16 +331,40 @@ impl<E: Embedder> Trainer<E> {
             for batch in batches.into_iter().skip(state.step - first) {
                 let start = Instant::now();
                 let step = state.step;
-                plain.seed(mix(self.config.seed, step as u64));
-                let mut embeddings: Vec<Tensor<2>> = Vec::with_capacity(columns);
-                for column in &indices {
-                    let items: Vec<&E::Encoded> = batch
+                let step_seed = mix(self.config.seed, step as u64);
+                let autodiff = plain.clone().autodiff();
+                let embed = |network: &E::Network, part: &Part<'_>| {
+                    plain.seed(part.number.map_or(step_seed, |part| mix(step_seed, part)));
+                    part.items
                         .iter()
-                        .map(|&example| &encoded[column[example]])
-                        .collect();
-                    let items = embedder.collate(&items, &plain.clone().autodiff())?;
-                    embeddings.push(network.embed(&items));
-                }
+                        .map(|items| {
+                            let items: Vec<_> = items.iter().map(|&item| &encoded[item]).collect();
+                            Ok(network.embed(&embedder.collate(&items, &autodiff)?))
+                        })
+                        .collect::<Result<Vec<Tensor<2>>>>()
+                };
+                let items: Vec<Vec<usize>> = indices
+                    .iter()
+                    .map(|column| batch.iter().map(|&example| column[example]).collect())
+                    .collect();
+                let parts = Part::cut(&items, self.mini_batch_size);
+                let embeddings: Vec<Tensor<2>> = match &parts {
+                    None => embed(&network, &Part::whole(&items))?,
+                    Some(parts) => {
+                        let mut columns: Vec<Vec<Tensor<2>>> = vec![Vec::new(); columns];
+                        for part in parts {
+                            let found = embed(&network, part)?;
+                            columns
+                                .iter_mut()
+                                .zip(found)
+                                .for_each(|(column, part)| column.push(part.inner()));
+                        }
+                        columns
+                            .into_iter()
+                            .map(|column| Tensor::from_inner(Tensor::cat(column, 0)).require_grad())
+                            .collect()
+                    }
+                };
                 let loss = self
                     .loss
                     .forward(&embeddings, &dataset.targets().select(&batch))?;
@@ -339,7 +388,32 @@ impl<E: Embedder> Trainer<E> {
                         return Err(diverged("norm of the loss's gradients", step, norm));
                     }
                 }
-                let gradients = GradientsParams::from_grads(gradients, &network);
+                let gradients = match &parts {
+                    None => GradientsParams::from_grads(gradients, &network),
+                    Some(parts) => {
+                        let outer: Vec<Option<Tensor<2>>> = embeddings
+                            .iter()
+                            .map(|column| column.grad(&gradients))
+                            .collect();
+                        let mut sum = GradientsAccumulator::new();
+                        for part in parts {
+                            let found = embed(&network, part)?;
+                            let terms = found.into_iter().zip(&outer);
+                            let terms = terms.filter_map(|(found, outer)| {
+                                let rows = found.dims()[0];
+                                let outer = outer.clone()?.narrow(0, part.first, rows);
+                                Some((found * Tensor::from_inner(outer)).sum())
+                            });
+                            let Some(surrogate) = terms.reduce(|a, b| a + b) else {
+                                continue;
+                            };
+                            let gradients = surrogate.backward();
+                            let gradients = GradientsParams::from_grads(gradients, &network);
+                            sum.accumulate(&network, gradients);
+                        }
+                        sum.grads()
+                    }
+                };
                 let learning_rate = self.config.learning_rate * factor;
                 let (updated, norm) = optimizer.step(network, gradients, learning_rate)?;
                 network = updated;
@@ -399,6 +473,43 @@ impl<E: Embedder> Trainer<E> {
         };
         let network = network.valid();
         Ok((embedder.with_network(network), summary))
+    }
+}
+
+/// Items of a batch that are embedded together.
+struct Part<'a> {
+    /// Number that its dropout depends on; `None` for a whole batch.
+    number: Option<u64>,
+    /// Row of the batch at which it begins.
+    first: usize,
+    /// Items of each column.
+    items: Vec<&'a [usize]>,
+}
+
+impl<'a> Part<'a> {
+    /// All items of the columns of a batch.
+    fn whole(columns: &'a [Vec<usize>]) -> Self {
+        Self {
+            number: None,
+            first: 0,
+            items: columns.iter().map(Vec::as_slice).collect(),
+        }
+    }
+
+    /// Parts of `size` rows, where that is fewer than there are.
+    fn cut(columns: &'a [Vec<usize>], size: Option<usize>) -> Option<Vec<Self>> {
+        let rows = columns.first().map_or(0, Vec::len);
+        let size = size.filter(|&size| size < rows)?;
+        let parts = (0..rows).step_by(size).enumerate();
+        let part = |(number, first): (usize, usize)| Self {
+            number: Some(number as u64),
+            first,
+            items: columns
+                .iter()
+                .map(|column| &column[first..(first + size).min(rows)])
+                .collect(),
+        };
+        Some(parts.map(part).collect())
     }
 }
 

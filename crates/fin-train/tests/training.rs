@@ -322,6 +322,70 @@ fn a_checkpoint_whose_class_vectors_do_not_fit_is_refused() {
     assert!(error.to_string().contains("loss.safetensors"), "{error}");
 }
 
+/// Gradient caching: without dropout the weights of a run in mini-batches are those of the run in
+/// whole batches up to rounding, whatever the loss; with dropout a resumed run is still exact.
+#[test]
+fn mini_batches_have_the_gradients_of_the_batch() {
+    let _turn = exclusive();
+    let device = Device::flex();
+    let config = TrainConfig {
+        max_steps: Some(4),
+        ..config()
+    };
+    let run = |size: Option<usize>| {
+        let mut trainer = trainer(config.clone());
+        if let Some(size) = size {
+            trainer = trainer.with_mini_batches(size).unwrap();
+        }
+        trainer
+            .fit(Bag::new(&device, 3, 0.0), &pairs(), &device)
+            .unwrap()
+    };
+    let values = |bag: &Bag| -> Vec<f32> {
+        let weights = bag.weights().into_iter();
+        weights
+            .flat_map(|(_, bits)| bits.into_iter().map(f32::from_bits))
+            .collect()
+    };
+    let (whole, summary) = run(None);
+    let start = values(&Bag::new(&device, 3, 0.0));
+    let moved = |bag: &Bag| -> Vec<f32> {
+        let values = values(bag);
+        values.iter().zip(&start).map(|(a, b)| a - b).collect()
+    };
+    let expected = moved(&whole);
+    let largest = expected.iter().fold(0.0f32, |x, y| x.max(y.abs()));
+    assert!(largest > 0.01, "{largest}");
+    for size in [1, 4, 6, 100] {
+        let (parts, found) = run(Some(size));
+        for (a, b) in found.losses.iter().zip(&summary.losses) {
+            assert!((a - b).abs() < 1e-4, "{size}: {a} against {b}");
+        }
+        for (a, b) in moved(&parts).iter().zip(&expected) {
+            assert!((a - b).abs() < 1e-3 * largest, "{size}: {a} against {b}");
+        }
+        if size >= 6 {
+            assert_eq!(parts.weights(), whole.weights());
+        }
+    }
+
+    let directory = tempfile::tempdir().unwrap();
+    let cached = || self::trainer(self::config()).with_mini_batches(4).unwrap();
+    let (unbroken, _) = fit(cached(), 5).unwrap();
+    let first = cached()
+        .with_checkpoints(directory.path())
+        .with_callback(StopAt(5));
+    fit(first, 5).unwrap();
+    let checkpoint = latest(directory.path()).unwrap().unwrap();
+    let (resumed, _) = fit(cached().resume_from(&checkpoint), 5).unwrap();
+    assert_eq!(resumed.weights(), unbroken.weights());
+    let error = fit(self::trainer(self::config()).resume_from(&checkpoint), 5).unwrap_err();
+    assert!(
+        matches!(&error, Error::Config { field, .. } if field == "mini_batch_size"),
+        "{error}"
+    );
+}
+
 #[test]
 fn mined_losses_train_and_lift_retrieval_of_classes() {
     let _turn = exclusive();

@@ -165,16 +165,18 @@ impl<'a> LabelledBatch<'a> {
         let mined = match miner {
             None => None,
             Some(miner) => {
-                let values: Vec<f32> = embeddings
-                    .clone()
-                    .detach()
-                    .into_data()
+                let unread = |reason: String| {
+                    Error::argument(
+                        "device",
+                        format!("embeddings cannot be read back: {reason}"),
+                    )
+                };
+                let data = embeddings.clone().detach().try_into_data();
+                let values: Vec<f32> = data
+                    .map_err(|e| unread(e.to_string()))?
                     .convert::<f32>()
                     .try_into_vec()
-                    .map_err(|e| {
-                        let reason = format!("embeddings cannot be read back: {e:?}");
-                        Error::argument("device", reason)
-                    })?;
+                    .map_err(|e| unread(format!("{e:?}")))?;
                 let device = embeddings.device();
                 let batch = MinerBatch::new(&values, embeddings.dims()[1], labels)?.on(&device);
                 Some(miner.mine(&batch)?)
