@@ -6,6 +6,8 @@
 //! | --- | --- |
 //! | `model.safetensors` | weights under upstream key names |
 //! | `optimizer.safetensors` | state of [`AdamW`], by parameter path |
+//! | `loss.safetensors` | parameters of the loss, if it has any |
+//! | `loss_optimizer.safetensors` | their [`AdamW`] |
 //! | `state.json` | [`TrainState`] |
 //!
 //! A run resumed from it ends with the weights that it would have had unbroken, bit for bit on a
@@ -22,11 +24,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::TrainConfig;
+use crate::loss::LossParameters;
 use crate::optim::AdamW;
 use crate::registry::Options;
+use crate::trainer::LossOptimizer;
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const LOSS: &str = "loss.safetensors";
+const LOSS_OPTIMIZER: &str = "loss_optimizer.safetensors";
 const STATE: &str = "state.json";
 /// Version of the layout.
 const FORMAT: u32 = 1;
@@ -55,6 +61,12 @@ pub struct TrainState {
     pub config: TrainConfig,
     /// Loss.
     pub loss: Named,
+    /// Settings of the optimiser of the loss's parameters; none where it has no parameters.
+    #[serde(default)]
+    pub loss_optimizer: Option<LossOptimizer>,
+    /// Examples that the network sees at a time; none for whole batches.
+    #[serde(default)]
+    pub mini_batch_size: Option<usize>,
     /// Sampler.
     pub sampler: Named,
     /// [`crate::dataset::Dataset::fingerprint`] in hexadecimal.
@@ -76,6 +88,8 @@ impl TrainState {
             step: 0,
             config,
             loss,
+            loss_optimizer: None,
+            mini_batch_size: None,
             sampler,
             dataset: format!("{dataset:016x}"),
             total_steps,
@@ -163,19 +177,33 @@ fn flatten(state: &TrainState) -> Vec<(String, Value)> {
     leaves
 }
 
+/// What a run has trained so far.
+pub(crate) struct Trained<'a, N> {
+    pub network: &'a N,
+    pub optimizer: &'a AdamW,
+    /// Name and values of the loss's parameters.
+    pub loss: Option<(&'static str, LossParameters)>,
+    pub loss_optimizer: &'a AdamW,
+}
+
 /// Writes a checkpoint into `parent` and deletes all but the newest `keep`. Returns its directory.
 pub(crate) fn save<E: Embedder>(
     parent: &Path,
     embedder: &E,
-    network: &E::Network,
-    optimizer: &AdamW,
+    trained: Trained<'_, E::Network>,
     state: &TrainState,
     keep: usize,
 ) -> Result<PathBuf> {
     let directory = parent.join(format!("{PREFIX}{:08}", state.step));
     let new = AtomicDir::create(&directory)?;
-    weights::save_module(new.path().join(MODEL), network, &embedder.names())?;
-    optimizer.save(new.path().join(OPTIMIZER))?;
+    weights::save_module(new.path().join(MODEL), trained.network, &embedder.names())?;
+    trained.optimizer.save(new.path().join(OPTIMIZER))?;
+    if let Some((name, parameters)) = &trained.loss {
+        parameters.save(name, &new.path().join(LOSS))?;
+        trained
+            .loss_optimizer
+            .save(new.path().join(LOSS_OPTIMIZER))?;
+    }
     let text = serde_json::to_string_pretty(state)
         .map_err(|e| Error::invalid(&directory, format!("the state cannot be written: {e}")))?;
     write(new.path().join(STATE), text.as_bytes())?;
@@ -223,6 +251,21 @@ pub(crate) fn load<E: Embedder>(
         device,
     )?;
     Ok((network, optimizer))
+}
+
+/// The parameters of a loss in a checkpoint and their optimiser, on `device`; `parameters` are
+/// those that the loss began with.
+pub(crate) fn load_loss(
+    directory: &Path,
+    name: &str,
+    parameters: &LossParameters,
+    settings: &LossOptimizer,
+    device: &Device,
+) -> Result<(LossParameters, AdamW)> {
+    let parameters = parameters.load(name, &directory.join(LOSS), device)?;
+    let path = directory.join(LOSS_OPTIMIZER);
+    let optimizer = AdamW::load(settings.config(), path, &parameters, device)?;
+    Ok((parameters, optimizer))
 }
 
 /// The newest checkpoint in a directory of checkpoints, if there are any.

@@ -36,6 +36,32 @@ pub(crate) fn parse<T: DeserializeOwned>(name: &str, options: &Options) -> Resul
         .map_err(|e| Error::argument(name, format!("an option cannot be used: {e}")))
 }
 
+/// A name with options, written as the name alone or as an object with `name` and the options.
+pub(crate) fn named(kind: &str, value: &Value) -> Result<(String, Options)> {
+    let invalid = || {
+        let reason = format!("{value} is neither a name nor an object with `name` and options");
+        Error::argument(kind, reason)
+    };
+    match value {
+        Value::String(name) => Ok((name.clone(), Options::new())),
+        Value::Object(object) => {
+            let mut options = object.clone();
+            match options.remove("name") {
+                Some(Value::String(name)) => Ok((name, options)),
+                _ => Err(invalid()),
+            }
+        }
+        _ => Err(invalid()),
+    }
+}
+
+/// The reverse of [`named`], always as an object.
+pub(crate) fn to_named(name: &str, options: Options) -> Value {
+    let mut object = Options::from_iter([("name".to_string(), Value::from(name))]);
+    object.extend(options);
+    Value::Object(object)
+}
+
 /// Settings as options, to be written down beside a checkpoint.
 pub(crate) fn to_options(settings: &impl serde::Serialize) -> Options {
     match serde_json::to_value(settings) {

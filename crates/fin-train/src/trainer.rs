@@ -6,17 +6,17 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::GradientsParams;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
 use fin_core::{Embedder, EmbeddingNetwork, Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::callback::{Callback, Context, MetricRecord, Progress};
-use crate::checkpoint::{self, Named, TrainState};
+use crate::checkpoint::{self, Named, TrainState, Trained};
 use crate::config::TrainConfig;
 use crate::dataset::Dataset;
-use crate::loss::Loss;
-use crate::optim::AdamW;
+use crate::loss::{Loss, LossShape};
+use crate::optim::{AdamW, AdamWConfig};
 use crate::registry::Options;
 use crate::sampler::{Examples, Sampler, sampler_from_name};
 
@@ -43,6 +43,54 @@ pub struct TrainSummary {
     pub checkpoint: Option<PathBuf>,
 }
 
+/// Settings of the optimiser of a loss's own parameters, if it has any: [`AdamW`] without a limit
+/// of the gradients' norm, at a learning rate that follows the schedule of the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LossOptimizer {
+    /// Largest learning rate of the schedule. Default: 0.01, as class vectors that begin at random
+    /// have farther to go than a pretrained network.
+    pub learning_rate: f64,
+    /// Weight decay. Default: 0.
+    pub weight_decay: f64,
+}
+
+impl Default for LossOptimizer {
+    fn default() -> Self {
+        Self {
+            learning_rate: 0.01,
+            weight_decay: 0.0,
+        }
+    }
+}
+
+impl LossOptimizer {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] names the field and says what is accepted.
+    pub fn validate(&self) -> Result<()> {
+        for (field, value) in [
+            ("loss_optimizer.learning_rate", self.learning_rate),
+            ("loss_optimizer.weight_decay", self.weight_decay),
+        ] {
+            if !(value >= 0.0 && value.is_finite()) {
+                let reason = format!("{value} is not a number of at least 0");
+                return Err(Error::argument(field, reason));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn config(&self) -> AdamWConfig {
+        AdamWConfig {
+            weight_decay: self.weight_decay,
+            max_grad_norm: 0.0,
+            ..AdamWConfig::default()
+        }
+    }
+}
+
 /// A training run: settings, loss, sampler and callbacks, for any embedder.
 ///
 /// A run is a function of the embedder, the data and the settings: batches depend on the seed and
@@ -51,6 +99,8 @@ pub struct TrainSummary {
 pub struct Trainer<E: Embedder> {
     config: TrainConfig,
     loss: Box<dyn Loss>,
+    loss_optimizer: LossOptimizer,
+    mini_batch_size: Option<usize>,
     sampler: Box<dyn Sampler>,
     callbacks: Vec<Box<dyn Callback<E>>>,
     checkpoints: Option<PathBuf>,
@@ -78,6 +128,8 @@ impl<E: Embedder> Trainer<E> {
         Ok(Self {
             config,
             loss,
+            loss_optimizer: LossOptimizer::default(),
+            mini_batch_size: None,
             sampler,
             callbacks: Vec::new(),
             checkpoints: None,
@@ -89,6 +141,38 @@ impl<E: Embedder> Trainer<E> {
     pub fn with_sampler(mut self, sampler: Box<dyn Sampler>) -> Self {
         self.sampler = sampler;
         self
+    }
+
+    /// With other settings for the parameters of the loss; of no consequence where it has none.
+    ///
+    /// # Errors
+    /// Those of [`LossOptimizer::validate`].
+    pub fn with_loss_optimizer(mut self, settings: LossOptimizer) -> Result<Self> {
+        settings.validate()?;
+        self.loss_optimizer = settings;
+        Ok(self)
+    }
+
+    /// With gradient caching (Gao et al. 2021, "Scaling deep contrastive learning batch size under
+    /// memory limited setup"): the network sees this many examples at a time, while the loss is over
+    /// the whole batch, as in `CachedMultipleNegativesRankingLoss` of sentence-transformers. It goes
+    /// for every loss.
+    ///
+    /// Memory is that of a mini-batch; every item is embedded twice. Gradients are those without,
+    /// up to rounding, for networks that treat items apart from each other; dropout is drawn anew
+    /// for every mini-batch and is the same both times.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the size is 0.
+    pub fn with_mini_batches(mut self, size: usize) -> Result<Self> {
+        if size == 0 {
+            return Err(Error::argument(
+                "mini_batch_size",
+                "0 is too small; 1 or more are needed",
+            ));
+        }
+        self.mini_batch_size = Some(size);
+        Ok(self)
     }
 
     /// With a further callback; they are called in the order in which they were added.
@@ -163,15 +247,40 @@ impl<E: Embedder> Trainer<E> {
             dataset.fingerprint(),
             plan.total,
         );
+        self.loss.prepare(&LossShape {
+            classes: dataset.targets().classes(),
+            dim: embedder.network().output_dim(),
+            seed: self.config.seed,
+            device: plain.clone(),
+        })?;
+        let mut loss_optimizer = AdamW::new(self.loss_optimizer.config());
+        state.mini_batch_size = self.mini_batch_size;
+        if self.loss.has_parameters() {
+            state.loss_optimizer = Some(self.loss_optimizer.clone());
+        }
         let network = embedder.network().clone().fork(&plain);
         let (network, mut optimizer) = match &self.resume {
             None => (network, AdamW::new(self.config.optimizer())),
             Some(directory) => {
                 state.step = state.verify(directory)?;
+                if let Some((name, parameters)) = self.loss.parameters() {
+                    let (parameters, optimizer) = checkpoint::load_loss(
+                        directory,
+                        name,
+                        &parameters,
+                        &self.loss_optimizer,
+                        &plain,
+                    )?;
+                    self.loss.set_parameters(parameters);
+                    loss_optimizer = optimizer;
+                }
                 checkpoint::load(directory, &embedder, network, &self.config, &plain)?
             }
         };
         let mut network = network.train();
+        if let Some((_, parameters)) = self.loss.parameters() {
+            self.loss.set_parameters(parameters.train());
+        }
 
         let encoded = embedder.preprocess(&items)?;
         drop(items);
@@ -222,16 +331,40 @@ impl<E: Embedder> Trainer<E> {
             for batch in batches.into_iter().skip(state.step - first) {
                 let start = Instant::now();
                 let step = state.step;
-                plain.seed(mix(self.config.seed, step as u64));
-                let mut embeddings: Vec<Tensor<2>> = Vec::with_capacity(columns);
-                for column in &indices {
-                    let items: Vec<&E::Encoded> = batch
+                let step_seed = mix(self.config.seed, step as u64);
+                let autodiff = plain.clone().autodiff();
+                let embed = |network: &E::Network, part: &Part<'_>| {
+                    plain.seed(part.number.map_or(step_seed, |part| mix(step_seed, part)));
+                    part.items
                         .iter()
-                        .map(|&example| &encoded[column[example]])
-                        .collect();
-                    let items = embedder.collate(&items, &plain.clone().autodiff())?;
-                    embeddings.push(network.embed(&items));
-                }
+                        .map(|items| {
+                            let items: Vec<_> = items.iter().map(|&item| &encoded[item]).collect();
+                            Ok(network.embed(&embedder.collate(&items, &autodiff)?))
+                        })
+                        .collect::<Result<Vec<Tensor<2>>>>()
+                };
+                let items: Vec<Vec<usize>> = indices
+                    .iter()
+                    .map(|column| batch.iter().map(|&example| column[example]).collect())
+                    .collect();
+                let parts = Part::cut(&items, self.mini_batch_size);
+                let embeddings: Vec<Tensor<2>> = match &parts {
+                    None => embed(&network, &Part::whole(&items))?,
+                    Some(parts) => {
+                        let mut columns: Vec<Vec<Tensor<2>>> = vec![Vec::new(); columns];
+                        for part in parts {
+                            let found = embed(&network, part)?;
+                            columns
+                                .iter_mut()
+                                .zip(found)
+                                .for_each(|(column, part)| column.push(part.inner()));
+                        }
+                        columns
+                            .into_iter()
+                            .map(|column| Tensor::from_inner(Tensor::cat(column, 0)).require_grad())
+                            .collect()
+                    }
+                };
                 let loss = self
                     .loss
                     .forward(&embeddings, &dataset.targets().select(&batch))?;
@@ -244,8 +377,44 @@ impl<E: Embedder> Trainer<E> {
                 if !value.is_finite() {
                     return Err(diverged("loss", step, f64::from(value)));
                 }
-                let gradients = GradientsParams::from_grads(loss.backward(), &network);
-                let learning_rate = self.config.learning_rate * schedule.factor(step, plan.total);
+                let mut gradients = loss.backward();
+                let factor = schedule.factor(step, plan.total);
+                if let Some((_, parameters)) = self.loss.parameters() {
+                    let gradients = GradientsParams::from_module(&mut gradients, &parameters);
+                    let rate = self.loss_optimizer.learning_rate * factor;
+                    let (updated, norm) = loss_optimizer.step(parameters, gradients, rate)?;
+                    self.loss.set_parameters(updated);
+                    if !norm.is_finite() {
+                        return Err(diverged("norm of the loss's gradients", step, norm));
+                    }
+                }
+                let gradients = match &parts {
+                    None => GradientsParams::from_grads(gradients, &network),
+                    Some(parts) => {
+                        let outer: Vec<Option<Tensor<2>>> = embeddings
+                            .iter()
+                            .map(|column| column.grad(&gradients))
+                            .collect();
+                        let mut sum = GradientsAccumulator::new();
+                        for part in parts {
+                            let found = embed(&network, part)?;
+                            let terms = found.into_iter().zip(&outer);
+                            let terms = terms.filter_map(|(found, outer)| {
+                                let rows = found.dims()[0];
+                                let outer = outer.clone()?.narrow(0, part.first, rows);
+                                Some((found * Tensor::from_inner(outer)).sum())
+                            });
+                            let Some(surrogate) = terms.reduce(|a, b| a + b) else {
+                                continue;
+                            };
+                            let gradients = surrogate.backward();
+                            let gradients = GradientsParams::from_grads(gradients, &network);
+                            sum.accumulate(&network, gradients);
+                        }
+                        sum.grads()
+                    }
+                };
+                let learning_rate = self.config.learning_rate * factor;
                 let (updated, norm) = optimizer.step(network, gradients, learning_rate)?;
                 network = updated;
                 if !norm.is_finite() {
@@ -275,8 +444,14 @@ impl<E: Embedder> Trainer<E> {
                     && (due || (stop && !last))
                 {
                     let keep = self.config.keep_checkpoints;
+                    let trained = Trained {
+                        network: &network,
+                        optimizer: &optimizer,
+                        loss: self.loss.parameters(),
+                        loss_optimizer: &loss_optimizer,
+                    };
                     written = Some(checkpoint::save(
-                        directory, &embedder, &network, &optimizer, &state, keep,
+                        directory, &embedder, trained, &state, keep,
                     )?);
                 }
                 if stop || last {
@@ -298,6 +473,43 @@ impl<E: Embedder> Trainer<E> {
         };
         let network = network.valid();
         Ok((embedder.with_network(network), summary))
+    }
+}
+
+/// Items of a batch that are embedded together.
+struct Part<'a> {
+    /// Number that its dropout depends on; `None` for a whole batch.
+    number: Option<u64>,
+    /// Row of the batch at which it begins.
+    first: usize,
+    /// Items of each column.
+    items: Vec<&'a [usize]>,
+}
+
+impl<'a> Part<'a> {
+    /// All items of the columns of a batch.
+    fn whole(columns: &'a [Vec<usize>]) -> Self {
+        Self {
+            number: None,
+            first: 0,
+            items: columns.iter().map(Vec::as_slice).collect(),
+        }
+    }
+
+    /// Parts of `size` rows, where that is fewer than there are.
+    fn cut(columns: &'a [Vec<usize>], size: Option<usize>) -> Option<Vec<Self>> {
+        let rows = columns.first().map_or(0, Vec::len);
+        let size = size.filter(|&size| size < rows)?;
+        let parts = (0..rows).step_by(size).enumerate();
+        let part = |(number, first): (usize, usize)| Self {
+            number: Some(number as u64),
+            first,
+            items: columns
+                .iter()
+                .map(|column| &column[first..(first + size).min(rows)])
+                .collect(),
+        };
+        Some(parts.map(part).collect())
     }
 }
 

@@ -5,6 +5,8 @@ mod common;
 use std::collections::HashSet;
 
 use fin_core::weights::Checkpoint;
+use fin_train::evaluate::LabelledEvaluator;
+use fin_train::evaluate::labelled::{labelled_metrics, rank_others};
 use fin_train::evaluate::retrieval::ranking_metrics;
 use fin_train::evaluate::sts::{Similarity, pearson, spearman};
 use fin_train::evaluate::{normalize, top_k};
@@ -120,4 +122,61 @@ fn retrieval_agrees_with_sentence_transformers() {
         }
     }
     assert_eq!(compared, 7 * 2 * 7 * 4);
+}
+
+#[test]
+fn labelled_metrics_agree() {
+    let (record, tensors) = open("labelled");
+    let cutoffs: Vec<usize> = serde_json::from_value(record["cutoffs"].clone()).unwrap();
+    let mut compared = 0;
+    for case in record["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let key = format!("{name}.embeddings");
+        let dim = tensors.get(&key).unwrap().shape()[1];
+        let values = normalize(tensors.read_f32(&key).unwrap(), dim).unwrap();
+        let labels: Vec<usize> = serde_json::from_value(case["labels"].clone()).unwrap();
+        let rankings = rank_others(&values, dim, &labels, &cutoffs).unwrap();
+        let metrics = labelled_metrics(&rankings, &labels, &cutoffs).unwrap();
+        assert_eq!(
+            metrics.len(),
+            case["metrics"].as_object().unwrap().len(),
+            "{name}"
+        );
+        for (metric, found) in metrics.iter() {
+            let what = format!("{name} {metric}");
+            agrees(&what, Some(found), &case["metrics"][metric]);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 5 * 22);
+}
+
+#[test]
+fn labelled_data_that_cannot_be_ranked_is_refused() {
+    let error = |labels: &[&str]| {
+        LabelledEvaluator::new("x", vec!["a", "b", "c"], labels)
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(error(&["x", "y", "z"]).contains("alone"));
+    assert!(error(&["x", "x"]).contains("2 labels for 3 items"));
+    let made = LabelledEvaluator::new("x", vec!["a", "b"], &["x", "x"]).unwrap();
+    assert!(made.with_cutoffs(&[0]).is_err());
+    for (rankings, what) in [
+        (vec![vec![1], vec![0]], "2 rankings for 3"),
+        (
+            vec![vec![0, 1], vec![0, 2], vec![0, 1]],
+            "item 0 has item 0",
+        ),
+        (
+            vec![vec![1, 3], vec![0, 2], vec![0, 1]],
+            "item 0 has item 3",
+        ),
+        (vec![vec![1], vec![0, 2], vec![0, 1]], "2 are needed"),
+    ] {
+        let error = labelled_metrics(&rankings, &[0, 0, 0], &[1])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(what), "{error}");
+    }
 }

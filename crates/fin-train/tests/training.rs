@@ -11,9 +11,12 @@ use fin_core::{Embedder, Error, Result};
 use fin_train::callback::{Callback, Context, Evaluate, ProgressBar};
 use fin_train::checkpoint::{TrainState, latest};
 use fin_train::dataset::{BatchTargets, Dataset, ScoreRange};
-use fin_train::evaluate::{RetrievalEvaluator, StsEvaluator};
+use fin_train::evaluate::{LabelledEvaluator, RetrievalEvaluator, StsEvaluator};
 use fin_train::loss::{ExpectedData, Loss};
-use fin_train::{Options, TrainConfig, TrainSummary, Trainer, loss_from_name, sampler_from_name};
+use fin_train::{
+    LossOptimizer, Options, TrainConfig, TrainSummary, Trainer, loss_from_name, sampler_from_name,
+};
+use serde_json::{Value, json};
 
 fn config() -> TrainConfig {
     TrainConfig {
@@ -213,6 +216,217 @@ fn a_resumed_run_ends_with_the_weights_of_an_unbroken_one() {
     assert_eq!((second.steps, second.stopped), (10, false));
     assert_eq!([first.losses, second.losses].concat(), whole.losses);
     assert_eq!(resumed.weights(), unbroken.weights());
+}
+
+/// Questions and answers of a topic as a class each.
+fn topics() -> Dataset<String> {
+    let (questions, answers) = questions_and_answers();
+    let labels: Vec<String> = (0..2 * questions.len())
+        .map(|i| (i % questions.len()).to_string())
+        .collect();
+    Dataset::labelled([questions, answers].concat(), &labels).unwrap()
+}
+
+fn fit_topics(loss: &str, options: Value, change: Change) -> Result<(Bag, TrainSummary)> {
+    let device = Device::flex();
+    let loss = loss_from_name(loss, options.as_object().unwrap()).unwrap();
+    let config = TrainConfig {
+        epochs: 6,
+        batch_size: 8,
+        ..config()
+    };
+    change(Trainer::new(config, loss)?).fit(Bag::new(&device, 11, 0.2), &topics(), &device)
+}
+
+type Change<'a> = &'a dyn Fn(Trainer<Bag>) -> Trainer<Bag>;
+
+/// The class vectors are trained, written down and put back: a run that is stopped and resumed
+/// ends with the losses and weights of an unbroken one.
+#[test]
+fn a_loss_with_parameters_trains_and_resumes() {
+    let _turn = exclusive();
+    let options = json!({"scale": 16.0});
+    let directory = tempfile::tempdir().unwrap();
+    for loss in ["arc_face", "proxy_anchor"] {
+        let directory = directory.path().join(loss);
+        let options = if loss == "arc_face" {
+            options.clone()
+        } else {
+            json!({})
+        };
+        let settings = LossOptimizer {
+            learning_rate: 0.05,
+            weight_decay: 0.01,
+        };
+        let with = |trainer: Trainer<Bag>| trainer.with_loss_optimizer(settings.clone()).unwrap();
+        let (unbroken, whole) = fit_topics(loss, options.clone(), &with).unwrap();
+        assert_eq!(whole.steps, 18);
+        let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
+        let (first, last) = (mean(&whole.losses[..3]), mean(&whole.losses[15..]));
+        assert!(last < 0.8 * first, "{loss}: {first} to {last}");
+
+        let (_, half) = fit_topics(loss, options.clone(), &|trainer| {
+            with(trainer)
+                .with_checkpoints(&directory)
+                .with_callback(StopAt(7))
+        })
+        .unwrap();
+        let checkpoint = latest(&directory).unwrap().unwrap();
+        let saved = fin_core::weights::Checkpoint::open(checkpoint.join("loss.safetensors"));
+        let name = if loss == "arc_face" { "W" } else { "proxies" };
+        let shape = if loss == "arc_face" { [8, 12] } else { [12, 8] };
+        assert_eq!(saved.unwrap().get(name).unwrap().shape(), shape);
+        let (resumed, rest) = fit_topics(loss, options.clone(), &|trainer| {
+            with(trainer).resume_from(&checkpoint)
+        })
+        .unwrap();
+        assert_eq!([half.losses, rest.losses].concat(), whole.losses, "{loss}");
+        assert_eq!(resumed.weights(), unbroken.weights(), "{loss}");
+
+        // Other settings of the loss's optimiser end another way, and are no resumption.
+        let other = fit_topics(loss, options.clone(), &|trainer| trainer).unwrap();
+        assert_ne!(other.0.weights(), unbroken.weights());
+        let error = fit_topics(loss, options, &|trainer| trainer.resume_from(&checkpoint));
+        let error = error.unwrap_err();
+        assert!(
+            matches!(&error, Error::Config { field, .. } if field == "loss_optimizer"),
+            "{error}"
+        );
+    }
+    let settings = LossOptimizer {
+        learning_rate: f64::NAN,
+        weight_decay: 0.0,
+    };
+    assert!(settings.validate().is_err());
+}
+
+#[test]
+fn a_checkpoint_whose_class_vectors_do_not_fit_is_refused() {
+    let _turn = exclusive();
+    let directory = tempfile::tempdir().unwrap();
+    let stop = |trainer: Trainer<Bag>| {
+        trainer
+            .with_checkpoints(directory.path())
+            .with_callback(StopAt(2))
+    };
+    fit_topics("arc_face", json!({}), &stop).unwrap();
+    let checkpoint = latest(directory.path()).unwrap().unwrap();
+    let resume = |trainer: Trainer<Bag>| trainer.resume_from(&checkpoint);
+    let file = checkpoint.join("loss.safetensors");
+    let wrong = [("W".to_string(), vec![2, 2], vec![0.0; 4])];
+    fin_core::weights::save(&file, &wrong).unwrap();
+    let error = fit_topics("arc_face", json!({}), &resume).unwrap_err();
+    assert!(matches!(error, Error::ShapeMismatch { .. }), "{error}");
+    std::fs::remove_file(&file).unwrap();
+    let error = fit_topics("arc_face", json!({}), &resume).unwrap_err();
+    assert!(error.to_string().contains("loss.safetensors"), "{error}");
+}
+
+/// Gradient caching: without dropout the weights of a run in mini-batches are those of the run in
+/// whole batches up to rounding, whatever the loss; with dropout a resumed run is still exact.
+#[test]
+fn mini_batches_have_the_gradients_of_the_batch() {
+    let _turn = exclusive();
+    let device = Device::flex();
+    let config = TrainConfig {
+        max_steps: Some(4),
+        ..config()
+    };
+    let run = |size: Option<usize>| {
+        let mut trainer = trainer(config.clone());
+        if let Some(size) = size {
+            trainer = trainer.with_mini_batches(size).unwrap();
+        }
+        trainer
+            .fit(Bag::new(&device, 3, 0.0), &pairs(), &device)
+            .unwrap()
+    };
+    let values = |bag: &Bag| -> Vec<f32> {
+        let weights = bag.weights().into_iter();
+        weights
+            .flat_map(|(_, bits)| bits.into_iter().map(f32::from_bits))
+            .collect()
+    };
+    let (whole, summary) = run(None);
+    let start = values(&Bag::new(&device, 3, 0.0));
+    let moved = |bag: &Bag| -> Vec<f32> {
+        let values = values(bag);
+        values.iter().zip(&start).map(|(a, b)| a - b).collect()
+    };
+    let expected = moved(&whole);
+    let largest = expected.iter().fold(0.0f32, |x, y| x.max(y.abs()));
+    assert!(largest > 0.01, "{largest}");
+    for size in [1, 4, 6, 100] {
+        let (parts, found) = run(Some(size));
+        for (a, b) in found.losses.iter().zip(&summary.losses) {
+            assert!((a - b).abs() < 1e-4, "{size}: {a} against {b}");
+        }
+        for (a, b) in moved(&parts).iter().zip(&expected) {
+            assert!((a - b).abs() < 1e-3 * largest, "{size}: {a} against {b}");
+        }
+        if size >= 6 {
+            assert_eq!(parts.weights(), whole.weights());
+        }
+    }
+
+    let directory = tempfile::tempdir().unwrap();
+    let cached = || self::trainer(self::config()).with_mini_batches(4).unwrap();
+    let (unbroken, _) = fit(cached(), 5).unwrap();
+    let first = cached()
+        .with_checkpoints(directory.path())
+        .with_callback(StopAt(5));
+    fit(first, 5).unwrap();
+    let checkpoint = latest(directory.path()).unwrap().unwrap();
+    let (resumed, _) = fit(cached().resume_from(&checkpoint), 5).unwrap();
+    assert_eq!(resumed.weights(), unbroken.weights());
+    let error = fit(self::trainer(self::config()).resume_from(&checkpoint), 5).unwrap_err();
+    assert!(
+        matches!(&error, Error::Config { field, .. } if field == "mini_batch_size"),
+        "{error}"
+    );
+}
+
+#[test]
+fn mined_losses_train_and_lift_retrieval_of_classes() {
+    let _turn = exclusive();
+    let device = Device::flex();
+    let labels: Vec<String> = (0..24).map(|i| (i % 12).to_string()).collect();
+    let (questions, answers) = questions_and_answers();
+    let items = [questions, answers].concat();
+    let evaluator = LabelledEvaluator::new("topics", items, &labels).unwrap();
+    for (loss, options) in [
+        (
+            "triplet_margin",
+            json!({"margin": 0.2, "miner": "batch_hard"}),
+        ),
+        (
+            "multi_similarity",
+            json!({"miner": {"name": "multi_similarity", "epsilon": 0.2}}),
+        ),
+        ("margin", json!({"miner": "distance_weighted"})),
+    ] {
+        let options = options.as_object().unwrap();
+        let sampler = json!({"samples_per_class": 2});
+        let config = TrainConfig {
+            epochs: 40,
+            batch_size: 8,
+            ..config()
+        };
+        let (_, summary) = Trainer::new(config, loss_from_name(loss, options).unwrap())
+            .unwrap()
+            .with_sampler(
+                sampler_from_name("class_balanced", sampler.as_object().unwrap()).unwrap(),
+            )
+            .with_callback(Evaluate::each_epoch(evaluator.clone()).and_at_begin())
+            .fit(Bag::new(&device, 5, 0.0), &topics(), &device)
+            .unwrap();
+        let found: Vec<f64> = summary
+            .metrics
+            .iter()
+            .map(|record| record.metrics.get("r_precision").unwrap())
+            .collect();
+        assert!(found[0] < 0.3 && found[40] > 0.8, "{loss}: {found:?}");
+    }
 }
 
 #[test]

@@ -55,6 +55,14 @@ impl Targets {
         }
     }
 
+    /// Number of classes; 0 where there are no labels.
+    pub fn classes(&self) -> usize {
+        match self {
+            Self::Labels { names, .. } => names.len(),
+            Self::None | Self::Scores(_) => 0,
+        }
+    }
+
     /// The targets of the examples with these indices.
     pub(crate) fn select(&self, indices: &[usize]) -> BatchTargets {
         match self {

@@ -4,9 +4,11 @@
 //! | --- | --- | --- |
 //! | [`StsEvaluator`] | pairs with a score | Spearman and Pearson correlation |
 //! | [`RetrievalEvaluator`] | queries, documents, which are relevant | accuracy, precision, recall, F1, MRR, MAP, nDCG |
+//! | [`LabelledEvaluator`] | items with a label | precision, recall, MRR, MAP, nDCG, R-precision, MAP@R |
 //!
-//! [`top_k`] is the exact search beneath the second.
+//! [`top_k`] is the exact search beneath the last two.
 
+pub mod labelled;
 pub mod retrieval;
 pub mod sts;
 mod top_k;
@@ -14,6 +16,7 @@ mod top_k;
 use burn::tensor::Device;
 use fin_core::{BatchLimits, Embedder, Error, PostProcess, Result, encode};
 
+pub use labelled::LabelledEvaluator;
 pub use retrieval::RetrievalEvaluator;
 pub use sts::StsEvaluator;
 pub use top_k::top_k;

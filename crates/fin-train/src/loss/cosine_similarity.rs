@@ -4,7 +4,8 @@ use burn::tensor::{Tensor, TensorData};
 use fin_core::Result;
 use serde::{Deserialize, Serialize};
 
-use super::{ExpectedData, Loss, check_batch, normalize_rows};
+use super::ops::normalize_rows;
+use super::{ExpectedData, Loss, check_batch};
 use crate::dataset::{BatchTargets, TargetKind};
 use crate::registry::{self, Options};
 

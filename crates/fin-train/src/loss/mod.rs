@@ -2,24 +2,130 @@
 //!
 //! | name | data | source |
 //! | --- | --- | --- |
+//! | `angle` | pairs with a score | Li and Li 2024 |
+//! | `clip` | pairs | Radford et al. 2021 |
+//! | `co_sent` | pairs with a score | Su 2022 |
 //! | `cosine_similarity` | pairs with a score | Reimers and Gurevych 2019 |
+//! | `margin_mse` | triplets with a score | Hofstätter et al. 2020 |
+//! | `matryoshka` | that of the loss within | Kusupati et al. 2022 |
 //! | `multiple_negatives_ranking` | pairs, hard negatives optional | Henderson et al. 2017 |
+//! | `online_contrastive` | pairs with a score of 0 or 1 | sentence-transformers |
+//! | `pair_contrastive` | pairs with a score of 0 or 1 | Hadsell et al. 2006 |
+//! | `triplet` | triplets | Schroff et al. 2015 |
+//! | `vicreg` | pairs | Bardes et al. 2022 |
+//! | `angular` | items with a label | Wang et al. 2017 |
+//! | `circle` | items with a label | Sun et al. 2020 |
+//! | `contrastive` | items with a label | Hadsell et al. 2006 |
+//! | `fast_ap` | items with a label | Cakir et al. 2019 |
+//! | `generalized_lifted_structure` | items with a label | Hermans et al. 2017 |
+//! | `intra_pair_variance` | items with a label | Yu and Tao 2019 |
+//! | `lifted_structure` | items with a label | Oh Song et al. 2016 |
+//! | `margin` | items with a label | Wu et al. 2017 |
+//! | `multi_similarity` | items with a label | Wang et al. 2019 |
+//! | `n_pairs` | items with a label | Sohn 2016 |
+//! | `nca` | items with a label | Goldberger et al. 2004 |
+//! | `nt_xent` | items with a label | Chen et al. 2020 |
+//! | `signal_to_noise_contrastive` | items with a label | Yuan et al. 2019 |
+//! | `sup_con` | items with a label | Khosla et al. 2020 |
 //! | `triplet_margin` | items with a label | Hermans et al. 2017 |
+//! | `tuplet_margin` | items with a label | Yu and Tao 2019 |
+//! | `arc_face` | items with a label; has parameters | Deng et al. 2019 |
+//! | `cos_face` | items with a label; has parameters | Wang et al. 2018 |
+//! | `large_margin_softmax` | items with a label; has parameters | Liu et al. 2016 |
+//! | `normalized_softmax` | items with a label; has parameters | Zhai and Wu 2019 |
+//! | `proxy_anchor` | items with a label; has parameters | Kim et al. 2020 |
+//! | `proxy_nca` | items with a label; has parameters | Movshovitz-Attias et al. 2017 |
+//! | `soft_triple` | items with a label; has parameters | Qian et al. 2019 |
+//! | `sphere_face` | items with a label; has parameters | Liu et al. 2017 |
 //!
-//! A further loss is a file here that implements [`Loss`], and a line in the table of names.
+//! Options have the names and defaults of the reference library: pytorch-metric-learning for items
+//! with a label and `vicreg`, sentence-transformers for the others, open_clip for `clip`. Losses on
+//! labelled items take a [miner](crate::miner) as the option `miner`.
+//!
+//! A further loss is a file here that implements [`Loss`], [`LabelledLoss`] or [`ProxyLoss`], and a
+//! line in the table of names.
 
+mod angle;
+mod angular;
+mod arc_face;
+mod circle;
+mod clip;
+mod co_sent;
+mod contrastive;
+mod cos_face;
 mod cosine_similarity;
+mod fast_ap;
+mod generalized_lifted_structure;
+mod intra_pair_variance;
+mod labelled;
+mod large_margin_softmax;
+mod lifted_structure;
+mod margin;
+mod margin_mse;
+mod matryoshka;
+mod multi_similarity;
 mod multiple_negatives_ranking;
+mod n_pairs;
+mod nca;
+mod normalized_softmax;
+mod nt_xent;
+mod online_contrastive;
+mod ops;
+mod pair_contrastive;
+mod proxies;
+mod proxy_anchor;
+mod proxy_nca;
+mod signal_to_noise_contrastive;
+mod soft_triple;
+mod sphere_face;
+mod sup_con;
+mod triplet;
 mod triplet_margin;
+mod tuplet_margin;
+mod vicreg;
 
 use std::fmt;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 use fin_core::{Error, Result};
 
+pub use angle::AngleLoss;
+pub use angular::AngularLoss;
+pub use arc_face::ArcFaceLoss;
+pub use circle::CircleLoss;
+pub use clip::ClipLoss;
+pub use co_sent::CoSentLoss;
+pub use contrastive::ContrastiveLoss;
+pub use cos_face::CosFaceLoss;
 pub use cosine_similarity::CosineSimilarityLoss;
+pub use fast_ap::FastApLoss;
+pub use generalized_lifted_structure::GeneralizedLiftedStructureLoss;
+pub use intra_pair_variance::IntraPairVarianceLoss;
+pub use labelled::{Labelled, LabelledBatch, LabelledLoss, PairCounts};
+pub use large_margin_softmax::LargeMarginSoftmaxLoss;
+pub use lifted_structure::LiftedStructureLoss;
+pub use margin::MarginLoss;
+pub use margin_mse::MarginMseLoss;
+pub use matryoshka::MatryoshkaLoss;
+pub use multi_similarity::MultiSimilarityLoss;
 pub use multiple_negatives_ranking::MultipleNegativesRankingLoss;
+pub use n_pairs::NPairsLoss;
+pub use nca::NcaLoss;
+pub use normalized_softmax::NormalizedSoftmaxLoss;
+pub use nt_xent::NtXentLoss;
+pub use online_contrastive::OnlineContrastiveLoss;
+pub use pair_contrastive::PairContrastiveLoss;
+pub use proxies::{Initial, LossParameters, LossShape, ProxyLoss, WithProxies};
+pub use proxy_anchor::ProxyAnchorLoss;
+pub use proxy_nca::ProxyNcaLoss;
+pub use signal_to_noise_contrastive::SignalToNoiseContrastiveLoss;
+pub use soft_triple::SoftTripleLoss;
+pub use sphere_face::SphereFaceLoss;
+pub use sup_con::SupConLoss;
+pub use triplet::{DistanceMetric, TripletLoss};
 pub use triplet_margin::TripletMarginLoss;
+pub use tuplet_margin::TupletMarginLoss;
+pub use vicreg::VicRegLoss;
 
 use crate::dataset::{BatchTargets, TargetKind};
 use crate::registry::{self, Entry, Options};
@@ -46,6 +152,29 @@ pub trait Loss: fmt::Debug + Send {
     /// [`Error::Argument`] where the columns, their shapes or the targets are not what
     /// [`Loss::accepts`] says.
     fn forward(&self, embeddings: &[Tensor<2>], targets: &BatchTargets) -> Result<Tensor<1>>;
+
+    /// Whether it has parameters of its own, vectors for classes say, that are trained beside the
+    /// network.
+    fn has_parameters(&self) -> bool {
+        false
+    }
+
+    /// Makes the parameters, if it has any, for a data set and a network; called once, before the
+    /// first batch.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the data is not what the parameters are for.
+    fn prepare(&mut self, _shape: &LossShape) -> Result<()> {
+        Ok(())
+    }
+
+    /// The parameters and their name in files; `None` where there are none, or none yet.
+    fn parameters(&self) -> Option<(&'static str, LossParameters)> {
+        None
+    }
+
+    /// Puts other values in the place of [`Loss::parameters`].
+    fn set_parameters(&mut self, _parameters: LossParameters) {}
 }
 
 /// The data a loss is defined on.
@@ -91,17 +220,141 @@ impl fmt::Display for ExpectedData {
     }
 }
 
-const LOSSES: [Entry<dyn Loss>; 3] = [
+const LOSSES: [Entry<dyn Loss>; 35] = [
+    ("angle", |_, options| {
+        Ok(Box::new(AngleLoss::from_options(options)?))
+    }),
+    ("angular", |_, options| {
+        Ok(Box::new(Labelled::<AngularLoss>::from_options(options)?))
+    }),
+    ("arc_face", |_, options| {
+        Ok(Box::new(WithProxies::<ArcFaceLoss>::from_options(options)?))
+    }),
+    ("circle", |_, options| {
+        Ok(Box::new(Labelled::<CircleLoss>::from_options(options)?))
+    }),
+    ("clip", |_, options| {
+        Ok(Box::new(ClipLoss::from_options(options)?))
+    }),
+    ("co_sent", |_, options| {
+        Ok(Box::new(CoSentLoss::from_options(options)?))
+    }),
+    ("contrastive", |_, options| {
+        Ok(Box::new(Labelled::<ContrastiveLoss>::from_options(
+            options,
+        )?))
+    }),
+    ("cos_face", |_, options| {
+        Ok(Box::new(WithProxies::<CosFaceLoss>::from_options(options)?))
+    }),
     ("cosine_similarity", |_, options| {
         Ok(Box::new(CosineSimilarityLoss::from_options(options)?))
+    }),
+    ("fast_ap", |_, options| {
+        Ok(Box::new(Labelled::<FastApLoss>::from_options(options)?))
+    }),
+    ("generalized_lifted_structure", |_, options| {
+        Ok(Box::new(
+            Labelled::<GeneralizedLiftedStructureLoss>::from_options(options)?,
+        ))
+    }),
+    ("intra_pair_variance", |_, options| {
+        Ok(Box::new(Labelled::<IntraPairVarianceLoss>::from_options(
+            options,
+        )?))
+    }),
+    ("large_margin_softmax", |_, options| {
+        Ok(Box::new(
+            WithProxies::<LargeMarginSoftmaxLoss>::from_options(options)?,
+        ))
+    }),
+    ("lifted_structure", |_, options| {
+        Ok(Box::new(Labelled::<LiftedStructureLoss>::from_options(
+            options,
+        )?))
+    }),
+    ("margin", |_, options| {
+        Ok(Box::new(Labelled::<MarginLoss>::from_options(options)?))
+    }),
+    ("margin_mse", |_, options| {
+        Ok(Box::new(MarginMseLoss::from_options(options)?))
+    }),
+    ("matryoshka", |_, options| {
+        Ok(Box::new(MatryoshkaLoss::from_options(options)?))
+    }),
+    ("multi_similarity", |_, options| {
+        Ok(Box::new(Labelled::<MultiSimilarityLoss>::from_options(
+            options,
+        )?))
     }),
     ("multiple_negatives_ranking", |_, options| {
         Ok(Box::new(MultipleNegativesRankingLoss::from_options(
             options,
         )?))
     }),
+    ("n_pairs", |_, options| {
+        Ok(Box::new(Labelled::<NPairsLoss>::from_options(options)?))
+    }),
+    ("nca", |_, options| {
+        Ok(Box::new(Labelled::<NcaLoss>::from_options(options)?))
+    }),
+    ("normalized_softmax", |_, options| {
+        Ok(Box::new(
+            WithProxies::<NormalizedSoftmaxLoss>::from_options(options)?,
+        ))
+    }),
+    ("nt_xent", |_, options| {
+        Ok(Box::new(Labelled::<NtXentLoss>::from_options(options)?))
+    }),
+    ("online_contrastive", |_, options| {
+        Ok(Box::new(OnlineContrastiveLoss::from_options(options)?))
+    }),
+    ("pair_contrastive", |_, options| {
+        Ok(Box::new(PairContrastiveLoss::from_options(options)?))
+    }),
+    ("proxy_anchor", |_, options| {
+        Ok(Box::new(WithProxies::<ProxyAnchorLoss>::from_options(
+            options,
+        )?))
+    }),
+    ("proxy_nca", |_, options| {
+        Ok(Box::new(WithProxies::<ProxyNcaLoss>::from_options(
+            options,
+        )?))
+    }),
+    ("signal_to_noise_contrastive", |_, options| {
+        Ok(Box::new(
+            Labelled::<SignalToNoiseContrastiveLoss>::from_options(options)?,
+        ))
+    }),
+    ("soft_triple", |_, options| {
+        Ok(Box::new(WithProxies::<SoftTripleLoss>::from_options(
+            options,
+        )?))
+    }),
+    ("sphere_face", |_, options| {
+        Ok(Box::new(WithProxies::<SphereFaceLoss>::from_options(
+            options,
+        )?))
+    }),
+    ("sup_con", |_, options| {
+        Ok(Box::new(Labelled::<SupConLoss>::from_options(options)?))
+    }),
+    ("triplet", |_, options| {
+        Ok(Box::new(TripletLoss::from_options(options)?))
+    }),
     ("triplet_margin", |_, options| {
-        Ok(Box::new(TripletMarginLoss::from_options(options)?))
+        Ok(Box::new(Labelled::<TripletMarginLoss>::from_options(
+            options,
+        )?))
+    }),
+    ("tuplet_margin", |_, options| {
+        Ok(Box::new(Labelled::<TupletMarginLoss>::from_options(
+            options,
+        )?))
+    }),
+    ("vicreg", |_, options| {
+        Ok(Box::new(VicRegLoss::from_options(options)?))
     }),
 ];
 
@@ -160,76 +413,13 @@ fn check_batch(
     Ok(dims)
 }
 
-/// Rows of `[batch, dim]` divided by `max(‖row‖, eps)`; where the bound holds, its gradient is
-/// that of a division by `eps`, as in PyTorch, and never NaN.
-fn normalize_rows(x: Tensor<2>, eps: f64) -> Tensor<2> {
-    let norm = x.clone().square().sum_dim(1).clamp_min(eps * eps).sqrt();
-    x / norm
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn every_name_makes_its_loss_and_keeps_its_options() {
-        for name in loss_names() {
-            let loss = loss_from_name(name, &Options::new()).unwrap();
-            assert_eq!(loss.name(), name);
-            let again = loss_from_name(name, &loss.options()).unwrap();
-            assert_eq!(again.options(), loss.options());
-            crate::sampler::sampler_from_name(loss.default_sampler(), &Options::new()).unwrap();
-        }
-    }
-
-    #[test]
-    fn errors_list_names_and_name_options() {
-        let error = loss_from_name("mse", &Options::new())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("cosine_similarity, multiple_negatives_ranking, triplet_margin"),
-            "{error}"
-        );
-        for (name, options, what) in [
-            ("triplet_margin", json!({"scale": 1}), "scale"),
-            ("triplet_margin", json!({"margin": "wide"}), "wide"),
-            ("triplet_margin", json!({"margin": -1.0}), "margin"),
-            ("multiple_negatives_ranking", json!({"scale": 0.0}), "scale"),
-        ] {
-            let error = loss_from_name(name, options.as_object().unwrap())
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains(what), "{error}");
-        }
-    }
-
-    #[test]
-    fn data_of_another_form_is_told_what_is_needed() {
-        let loss = CosineSimilarityLoss::default();
-        let error = loss
-            .accepts()
-            .check(loss.name(), 1, TargetKind::Labels)
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            error,
-            "loss: `cosine_similarity` needs 2 columns (first, second) and a score each; \
-             the data has 1 column and a label each"
-        );
-        let loss = MultipleNegativesRankingLoss::default();
-        loss.accepts()
-            .check(loss.name(), 4, TargetKind::None)
-            .unwrap();
-        let error = loss
-            .accepts()
-            .check(loss.name(), 2, TargetKind::Scores)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("2 or more columns (anchor, positive, hard negatives) and no targets"),
-            "{error}"
-        );
-    }
+/// The scores of a batch: `[batch, 1]`.
+fn scores(targets: &BatchTargets, device: &Device) -> Tensor<2> {
+    let scores: &[f32] = match targets {
+        BatchTargets::Scores(scores) => scores,
+        // Refused by `check_batch`.
+        BatchTargets::None | BatchTargets::Labels(_) => &[],
+    };
+    let data = TensorData::new(scores.to_vec(), [scores.len(), 1]);
+    Tensor::from_data(data, device)
 }

@@ -5,7 +5,8 @@ use burn::tensor::{Int, Tensor};
 use fin_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{ExpectedData, Loss, check_batch, normalize_rows};
+use super::ops::normalize_rows;
+use super::{ExpectedData, Loss, check_batch};
 use crate::dataset::{BatchTargets, TargetKind};
 use crate::registry::{self, Options};
 

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `random` | a shuffle, cut up | anything |
 //! | `no_duplicates` | no item twice in a batch | `multiple_negatives_ranking` |
-//! | `class_balanced` | some classes, as many items of each | `triplet_margin` |
+//! | `class_balanced` | some classes, as many items of each | losses over pairs of labelled items |
 //!
 //! An epoch's batches depend on the data, the batch size, the seed and the epoch's number alone.
 //! A further sampler is a file here that implements [`Sampler`], and a line in the table of
