@@ -78,6 +78,55 @@ for directory in sorted(path.parent for path in TEXT.glob("*/config.json")):
     contents = [path.read_bytes() if path.is_file() else b"" for path in contents]
     put("modules_json", directory.name, SPLIT.join(contents))
 
+CONFIGS = ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+KINDS = ["tokenizer.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"]
+ARCHITECTURES = {"word-piece": 0, "bert": 0, "unigram-t5": 1, "t5": 1, "unigram-xlm": 2, "xlm": 2, "distilbert": 3}
+
+
+def small_vocabulary(name, content):
+    """A vocabulary of a few entries in place of thousands, in the file's own format."""
+    if name == "tokenizer.json":
+        tokenizer = json.loads(content)
+        vocabulary = tokenizer["model"]["vocab"]
+        if isinstance(vocabulary, dict):
+            tokenizer["model"]["vocab"] = dict(list(vocabulary.items())[:120])
+        else:
+            tokenizer["model"]["vocab"] = vocabulary[:120]
+        normalizer = tokenizer.get("normalizer") or {}
+        for step in [normalizer, *normalizer.get("normalizers", [])]:
+            step.pop("precompiled_charsmap", None) if step.get("type") != "Precompiled" else None
+        return json.dumps(tokenizer).encode()
+    if name == "vocab.txt":
+        return b"\n".join(content.split(b"\n")[:120])
+    # Fields of the protocol buffer: pieces (tag 1) first, the rest behind them.
+    at, pieces, rest = 0, [], []
+    while at < len(content):
+        start, tag = at, content[at]
+        at, length, shift = at + 1, 0, 0
+        while True:
+            byte = content[at]
+            length |= (byte & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 0x80:
+                break
+        at += length
+        (pieces if tag == 0x0A else rest).append(content[start:at])
+    return b"".join(pieces[:120] + [field for field in rest if len(field) < LIMIT])
+
+
+for directory in sorted(path.parent for path in (HERE.parent / "fixtures").glob("t*/*/config.json")):
+    known = [kind for start, kind in ARCHITECTURES.items() if directory.name.startswith(start)]
+    for kind, name in enumerate(KINDS):
+        if not known or not (directory / name).is_file():
+            continue
+        vocabulary = small_vocabulary(name, (directory / name).read_bytes())
+        contents = [directory / config for config in CONFIGS]
+        contents = [path.read_bytes() if path.is_file() else b"" for path in contents]
+        contents = [content if len(content) < LIMIT else b"" for content in contents]
+        first = bytes([kind + 4 * known[0]])
+        if len(vocabulary) <= 4 * LIMIT:
+            put("tokenizer", f"{directory.name}-{name}", first + SPLIT.join([*contents, vocabulary]))
+
 catalogue = (HERE.parent / "crates/fin-registry/src/catalogue.toml").read_text()
 put("registry_toml", "catalogue", catalogue.encode())
 for i, row in enumerate(catalogue.split("[[model]]")[1:]):

@@ -6,7 +6,7 @@ mod counting;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use fin_transformer::{BackboneConfig, Layout, TextEmbedder, TextOptions};
+use fin_transformer::{BackboneConfig, Layout, TextEmbedder, TextOptions, TextTokenizer};
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/text/bert-tiny")
@@ -155,4 +155,27 @@ fn weights_of_a_hostile_shape_are_refused_before_they_are_allocated() {
     let device = Device::flex();
     let error = TextEmbedder::open(directory.path(), &TextOptions::default(), &device);
     assert!(error.unwrap_err().to_string().contains("embeddings"));
+}
+
+#[test]
+fn replacements_do_not_outgrow_memory() {
+    let open = |replacement: &str, times: usize| {
+        let steps = vec![replacement; times].join(",");
+        let directory = tempfile::tempdir().unwrap();
+        let json = format!(
+            r#"{{"model": {{"type": "WordLevel", "vocab": {{"a": 0}}, "unk_token": "a"}},
+                "added_tokens": [], "pre_tokenizer": null, "post_processor": null,
+                "normalizer": {{"type": "Sequence", "normalizers": [{steps}]}}}}"#
+        );
+        std::fs::write(directory.path().join("tokenizer.json"), json).unwrap();
+        let tokenizer = TextTokenizer::open(directory.path(), 8, 1, None)?;
+        tokenizer.encode(&["a".to_string()], "")
+    };
+    let double = r#"{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}"#;
+    let between = r#"{"type": "Replace", "pattern": {"Regex": ""}, "content": "aa"}"#;
+    for replacement in [double, between] {
+        let error = open(replacement, 60).unwrap_err().to_string();
+        assert!(error.contains("bytes of one"), "{error}");
+        assert_eq!(open(replacement, 3).unwrap()[0].ids, [0]);
+    }
 }

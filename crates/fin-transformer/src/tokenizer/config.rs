@@ -73,7 +73,7 @@ fn read_if_present<T: serde::de::DeserializeOwned>(
 }
 
 /// An added token as JSON has it; what is not said has the defaults of Python's `AddedToken`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 pub(super) struct TokenObject {
     content: String,
     #[serde(default)]
@@ -112,7 +112,7 @@ impl TokenObject {
 /// A special token: as text alone, or with its flags.
 ///
 /// Upstream keeps the two apart: one of each kind with the same text are not the same token.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Special {
     Text(String),
     Full(TokenObject),
@@ -236,10 +236,16 @@ impl SpecialTokens {
         for (name, value) in values.iter().filter(|(name, _)| is_own(name)) {
             named.extend(Special::read(value).map(|token| (name.clone(), token)));
         }
+        let names = named.iter().enumerate();
+        let mut places: HashMap<String, usize> =
+            names.map(|(i, (name, _))| (name.clone(), i)).collect();
         for (name, token) in own {
-            match named.iter_mut().find(|(known, _)| *known == name) {
-                Some(place) => place.1 = token,
-                None => named.push((name, token)),
+            match places.get(&name) {
+                Some(place) => named[*place].1 = token,
+                None => {
+                    places.insert(name.clone(), named.len());
+                    named.push((name, token));
+                }
             }
         }
         // A value that is no list counts as an empty one.
@@ -320,8 +326,10 @@ impl SpecialTokens {
             .collect();
         let mut list: Vec<Special> = self.added.into_values().map(Special::Full).collect();
         let extra = self.extra.or(self.additional).unwrap_or_default();
+        // There may be tens of thousands.
+        let mut listed: HashSet<Special> = list.iter().cloned().collect();
         for token in self.named.into_iter().map(|(_, token)| token).chain(extra) {
-            if !known.contains(token.content()) && !list.contains(&token) {
+            if !known.contains(token.content()) && listed.insert(token.clone()) {
                 list.push(token);
             }
         }

@@ -11,6 +11,9 @@ use tokenizers::TruncationDirection;
 use super::config::TokenObject;
 use super::sentence_piece::check_charsmap;
 
+/// Bytes that replacements may make of one. Those in use make less than a hundred.
+const MAX_GROWTH: u64 = 1024;
+
 /// What there is beside the vocabulary.
 #[derive(Debug, Deserialize)]
 pub(super) struct Header {
@@ -82,6 +85,43 @@ impl Header {
             first.get_or_insert(table);
         }
         Ok(first)
+    }
+
+    /// Checks that the replacements of the normalisation, one after the other, keep a text at a
+    /// length that can be held.
+    ///
+    /// # Errors
+    /// Where each byte of a text could become more than [`MAX_GROWTH`].
+    pub(super) fn check_growth(&self, path: &Path) -> Result<()> {
+        let mut growth = 1u64;
+        let mut left: Vec<&Value> = self.normalizer.iter().collect();
+        while let Some(normalizer) = left.pop() {
+            left.extend(
+                normalizer
+                    .get("normalizers")
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten(),
+            );
+            let Some(content) = normalizer.get("content").and_then(Value::as_str) else {
+                continue;
+            };
+            let pattern = normalizer.get("pattern");
+            let literal = pattern.and_then(|pattern| pattern.get("String")?.as_str());
+            growth = growth.saturating_mul(match literal {
+                Some(text) => content.len().div_ceil(text.len().max(1)).max(1) as u64,
+                // An expression can match nothing, between any two bytes.
+                None => content.len() as u64 + 1,
+            });
+        }
+        if growth > MAX_GROWTH {
+            let reason = format!(
+                "its replacements make up to {growth} bytes of one; at most {MAX_GROWTH} are \
+                 accepted"
+            );
+            return Err(Error::config(path, "normalizer", reason));
+        }
+        Ok(())
     }
 }
 

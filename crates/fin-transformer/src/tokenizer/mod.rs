@@ -11,7 +11,7 @@ mod sentence_piece;
 mod unigram;
 mod word_piece;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use fin_core::{Error, Result};
@@ -351,6 +351,7 @@ fn open_json(directory: &Path, file: &Path, config: &TokenizerConfig) -> Result<
             {
                 unigram::check_pieces(file, &vocabulary.pieces)?;
             }
+            header.check_growth(file)?;
             let tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| {
                 Error::invalid(file, format!("not a tokenizer that can be read: {e}"))
             })?;
@@ -411,12 +412,13 @@ fn finish(
     let present: BTreeMap<u32, AddedToken> = decoder.collect();
     let present: Vec<AddedToken> = present.into_values().collect();
     let tokens = special.into_tokens(&present);
+    let by_text: HashMap<&str, &AddedToken> = present
+        .iter()
+        .map(|token| (&*token.content, token))
+        .collect();
     let changes = |token: &AddedToken| {
-        let same = |other: &&AddedToken| other.content == token.content;
-        present
-            .iter()
-            .find(same)
-            .is_some_and(|other| other != token)
+        let other = by_text.get(&*token.content);
+        other.is_some_and(|other| *other != token)
     };
     if tokens.iter().any(changes) {
         // A token's flags do not all change when it is added again.
