@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::{Outcome, cache, capture, cargo, command, option, root};
 
-/// Crates with a `parity` test and the backends it takes.
-const FAMILIES: [&str; 1] = ["fin-transformer"];
+/// Crates with a `parity` test.
+const FAMILIES: [&str; 2] = ["fin-transformer", "fin-cnn"];
 
 /// The text models of `scripts/reference/text_full.py`; those that are in the catalogue are
 /// converted too.
@@ -62,13 +62,23 @@ fn features(devices: &str) -> Result<Vec<&str>, String> {
 
 /// Small models from committed fixtures.
 fn fixtures(devices: &str, features: &[&str]) -> Outcome {
+    let mut test = cargo();
+    test.args(["test", "--release", "--test", "parity"]);
+    // All in one go, so that what they depend on is built once.
     for family in FAMILIES {
-        let mut test = cargo();
-        test.args(["test", "--release", "--package", family, "--test", "parity"]);
-        add_devices(&mut test, devices, features)?;
-        crate::run(&mut test)?;
+        test.args(["--package", family]);
     }
-    Ok(())
+    let qualified: Vec<String> = FAMILIES
+        .iter()
+        .flat_map(|family| {
+            features
+                .iter()
+                .map(move |feature| format!("{family}/{feature}"))
+        })
+        .collect();
+    let qualified: Vec<&str> = qualified.iter().map(String::as_str).collect();
+    add_devices(&mut test, devices, &qualified)?;
+    crate::run(&mut test)
 }
 
 /// The text models at full size: hidden states, pooled vectors and embeddings, then their
@@ -189,7 +199,7 @@ fn add_devices(test: &mut std::process::Command, devices: &str, features: &[&str
         test.args(["--features", &features.join(",")]);
     }
     test.env("FIN_TEST_DEVICES", devices);
-    if features.contains(&"tch") {
+    if features.iter().any(|feature| feature.ends_with("tch")) {
         libtorch(test)?;
     }
     Ok(())
