@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use fin_core::weights::Checkpoint;
 use fin_train::Options;
 use fin_train::miner::{
@@ -179,21 +181,59 @@ fn every_miner_selects_true_pairs_and_is_a_function_of_the_batch() {
     });
 }
 
+/// The contrastive loss of some items of a batch, by hand.
+fn contrastive(batch: &MinerBatch<'_>, items: &[usize]) -> f64 {
+    let distances = batch.distances();
+    let (mut near, mut far) = (Vec::new(), Vec::new());
+    for &a in items {
+        for &b in items.iter().filter(|&&b| b != a) {
+            let d = distances.at(a, b);
+            if batch.labels()[a] == batch.labels()[b] {
+                near.push(d);
+            } else {
+                far.push((1.0 - d).max(0.0));
+            }
+        }
+    }
+    [near, far]
+        .iter_mut()
+        .map(|losses| {
+            losses.retain(|loss| *loss > 0.0);
+            losses.iter().sum::<f64>() / losses.len().max(1) as f64
+        })
+        .sum()
+}
+
+/// Of five items there are five sets of four, all of which come up in as many trials.
 #[test]
 fn the_set_with_the_largest_loss_wins() {
+    let mut checked = 0;
     each_case(|case, batch| {
         let made = json!({"loss": "contrastive", "output_batch_size": 4, "num_trials": 400});
         let miner = miner_from_name("maximum_loss", &options(&made)).unwrap();
         let (positive, negative) = miner.mine(batch).unwrap().pairs();
-        let items: std::collections::BTreeSet<usize> = positive
+        assert_eq!(positive.len() + negative.len(), 12);
+        let items: BTreeSet<usize> = positive
             .iter()
             .chain(&negative)
             .flatten()
             .copied()
             .collect();
         assert_eq!(items.len(), 4, "{}", case["what"]);
-        assert_eq!(positive.len() + negative.len(), 12);
+        if batch.len() == 5 {
+            let items: Vec<usize> = items.into_iter().collect();
+            let best = (0..5)
+                .map(|left_out| {
+                    let rest: Vec<usize> = (0..5).filter(|&i| i != left_out).collect();
+                    contrastive(batch, &rest)
+                })
+                .fold(0.0, f64::max);
+            assert!(best > 0.0);
+            assert!((contrastive(batch, &items) - best).abs() < 1e-6);
+            checked += 1;
+        }
     });
+    assert_eq!(checked, 2);
 }
 
 #[test]
