@@ -324,8 +324,26 @@ fn damage_in_a_json_file_is_refused() {
             assert!(error.contains("tokenizer.json"), "{error}");
             assert!(error.contains("precompiled_charsmap"), "{error}");
         }
+        for bad in [
+            json!({ "type": "Precompiled" }),
+            json!({ "type": "Precompiled", "precompiled_charsmap": 1 }),
+            json!({ "type": "Sequence", "normalizers": [{ "type": "Precompiled" }] }),
+        ] {
+            value["normalizer"] = bad;
+            std::fs::write(&path, value.to_string()).unwrap();
+            let error = open(directory.path()).unwrap_err().to_string();
+            assert!(error.contains("precompiled_charsmap"), "{error}");
+        }
 
         value["normalizer"] = Value::Null;
+        // Half of a character, in a part that is of no use.
+        let text = value.to_string();
+        let half = text.replacen("\"decoder\":{", r#""decoder":{"half":"\ud800","#, 1);
+        assert_ne!(text, half);
+        std::fs::write(&path, half).unwrap();
+        let error = open(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("tokenizer.json"), "{error}");
+
         value["model"]["vocab"][7][0] = json!("long".repeat(1 << 20));
         std::fs::write(&path, value.to_string()).unwrap();
         let error = open(directory.path()).unwrap_err().to_string();

@@ -20,6 +20,9 @@ pub(super) struct Header {
     #[serde(default)]
     added_tokens: Vec<IdentifiedToken>,
     normalizer: Option<Value>,
+    /// Of the decoder, which takes no part here: that it is JSON. The library takes it for granted.
+    #[serde(rename = "decoder")]
+    _decoder: Option<Value>,
     truncation: Option<Truncation>,
     pub(super) model: ModelHeader,
 }
@@ -72,14 +75,16 @@ impl Header {
             if let Some(list) = normalizer.get("normalizers").and_then(Value::as_array) {
                 left.extend(list.iter().rev());
             }
-            let Some(text) = normalizer
-                .get("precompiled_charsmap")
-                .and_then(Value::as_str)
-            else {
-                continue;
-            };
             let invalid =
                 |reason: String| Error::config(path, "normalizer.precompiled_charsmap", reason);
+            let text = match normalizer.get("precompiled_charsmap") {
+                Some(Value::String(text)) => text,
+                // The library takes it for granted where it is to be used.
+                table if table.is_some() || normalizer["type"] == "Precompiled" => {
+                    return Err(invalid("missing; expected a table in base64".into()));
+                }
+                _ => continue,
+            };
             let table = base64::decode(text).map_err(|e| invalid(e.to_string()))?;
             check_charsmap(&table).map_err(invalid)?;
             first.get_or_insert(table);
