@@ -3,7 +3,7 @@
 use crate::{Outcome, capture, cargo, command, option};
 
 /// Crates with a `parity` test and the backends it takes.
-const FAMILIES: [&str; 1] = ["fin-transformer"];
+const FAMILIES: [&str; 2] = ["fin-cnn", "fin-transformer"];
 
 pub fn run(args: &[String]) -> Outcome {
     let devices = option(args, "--device", &["--device"])?.unwrap_or_else(|| "flex".into());
