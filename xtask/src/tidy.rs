@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use crate::{Outcome, root};
 
 /// Crates of the workspace that each crate may depend on.
-const MAY_DEPEND: [(&str, &[&str]); 5] = [
+const MAY_DEPEND: [(&str, &[&str]); 6] = [
     ("fin-core", &[]),
+    ("fin-cnn", &["fin-core"]),
     ("fin-transformer", &["fin-core"]),
     ("fin-registry", &["fin-core", "fin-transformer"]),
     ("fin-train", &["fin-core"]),
