@@ -101,8 +101,7 @@ impl Architecture {
         if let Some((_, block, layers)) = RESNETS.iter().find(|row| row.0 == name) {
             return Ok(BackboneConfig::ResNet(ResNetConfig::new(*block, *layers)));
         }
-        let lite = name.strip_prefix("tf_").unwrap_or(name);
-        if let Some((_, width, depth, dropout)) = LITE.iter().find(|row| row.0 == lite) {
+        if let Some((_, width, depth, dropout)) = LITE.iter().find(|row| row.0 == name) {
             let config = EfficientNetConfig::lite(*width, *depth, *dropout);
             return Ok(BackboneConfig::EfficientNet(config));
         }

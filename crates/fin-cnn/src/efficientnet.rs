@@ -37,7 +37,8 @@ pub struct StageConfig {
 pub enum Padding {
     /// Half the kernel on every side, as PyTorch's own networks have it.
     Symmetric,
-    /// TensorFlow's: [`ConvPadding::Same`].
+    /// TensorFlow's: [`ConvPadding::Same`], for the size that an image has. (EfficientNet-PyTorch
+    /// fixes it for the usual size of a network, which differs where an image's is another.)
     Same,
 }
 

@@ -124,3 +124,58 @@ impl BatchNorm2d {
         (scale, shift)
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use crate::weights::{self, Checkpoint, Names};
+    use crate::{DeviceSpec, Error};
+
+    fn layer(device: &Device) -> BatchNorm2d {
+        BatchNorm2dConfig::new(2).init(device)
+    }
+
+    #[test]
+    fn a_frozen_layer_and_a_clone_keep_their_statistics() {
+        let device = DeviceSpec::Flex.open().unwrap().autodiff();
+        let x = Tensor::<4>::from_floats([[[[1.0, 2.0]], [[3.0, 7.0]]]], &device);
+        let trained = layer(&device);
+        let (before, frozen) = (trained.clone(), trained.clone().freeze());
+        trained.forward(x.clone());
+        frozen.forward(x);
+        let mean = |layer: &BatchNorm2d| layer.running_mean.value().into_data();
+        mean(&trained).assert_approx_eq::<f32>(&[0.15, 0.5].into(), Default::default());
+        // Unbiased: ((1 − 1.5)² + (2 − 1.5)²) / 1, and a tenth of it with nine tenths of 1.
+        let var = trained.running_var.value().into_data();
+        var.assert_approx_eq::<f32>(&[0.95, 1.7].into(), Default::default());
+        assert_eq!(trained.num_batches_tracked.value(), 1);
+        for untouched in [before, frozen] {
+            mean(&untouched).assert_eq(&[0.0f32, 0.0].into(), true);
+            assert_eq!(untouched.num_batches_tracked.value(), 0);
+        }
+    }
+
+    #[test]
+    fn a_counter_may_be_missing_in_files_but_not_of_another_kind() {
+        let device = DeviceSpec::Flex.open().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("layer.safetensors");
+        let ones = |name: &str| (name.to_string(), vec![2], vec![1.0f32; 2]);
+        let mut tensors = ["weight", "bias", "running_mean", "running_var"]
+            .map(ones)
+            .to_vec();
+        let load = |tensors: &[_]| {
+            weights::save(&path, tensors).unwrap();
+            let checkpoint = Checkpoint::open(&path).unwrap();
+            weights::load(layer(&device), &checkpoint, &Names::default(), &device)
+        };
+        let (loaded, report) = load(&tensors).unwrap();
+        assert_eq!(
+            (loaded.num_batches_tracked.value(), report.used.len()),
+            (0, 4)
+        );
+        tensors.push(("num_batches_tracked".into(), vec![], vec![3.0]));
+        let error = load(&tensors).unwrap_err();
+        assert!(matches!(error, Error::InvalidFile { .. }), "{error}");
+    }
+}

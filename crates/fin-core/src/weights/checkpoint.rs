@@ -268,7 +268,7 @@ impl Checkpoint {
     /// Reads a tensor of 64-bit integers in row-major order.
     ///
     /// # Errors
-    /// [`Error::MissingTensors`], [`Error::UnsupportedDType`] for other element types, or
+    /// [`Error::MissingTensors`], [`Error::InvalidFile`] for other element types, or
     /// [`Error::Io`] where the storage cannot be read.
     pub fn read_i64(&self, name: &str) -> Result<Vec<i64>> {
         let Some(entry) = self.tensors.get(name) else {
@@ -278,11 +278,11 @@ impl Checkpoint {
             });
         };
         if entry.dtype != DType::I64 {
-            return Err(Error::UnsupportedDType {
-                path: self.path.clone(),
-                tensor: name.to_string(),
-                dtype: entry.dtype.to_string(),
-            });
+            let reason = format!(
+                "tensor `{name}` is stored as {}; i64 was expected",
+                entry.dtype
+            );
+            return Err(Error::invalid(&self.path, reason));
         }
         self.with_bytes(entry, |bytes| chunks(bytes, i64::from_le_bytes))
     }
