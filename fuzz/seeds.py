@@ -131,3 +131,42 @@ catalogue = (HERE.parent / "crates/fin-registry/src/catalogue.toml").read_text()
 put("registry_toml", "catalogue", catalogue.encode())
 for i, row in enumerate(catalogue.split("[[model]]")[1:]):
     put("registry_toml", f"row-{i}", f"[[model]]{row}".encode())
+
+IMAGES = HERE.parent / "fixtures" / "images"
+for path in sorted([*IMAGES.glob("files/*"), *IMAGES.glob("bad/*")]):
+    if path.is_file() and path.stat().st_size <= 2 * LIMIT:
+        put("image", path.name, path.read_bytes())
+for path in sorted(IMAGES.glob("**/fin.json")):
+    put("fin_json", path.parent.name, path.read_bytes())
+for name, architecture in {
+    "named": "resnet50",
+    "resnet": {"resnet": {"block": "bottleneck", "layers": [1, 2], "planes": [8, 16], "stem_channels": 4}},
+    "efficientnet": {
+        "efficientnet": {
+            "stem_channels": 8,
+            "stages": [{"expand": 2, "kernel": 3, "stride": 2, "channels": 8, "layers": 1}],
+            "head_channels": 8,
+            "squeeze_excite": True,
+            "padding": "same",
+            "stochastic_depth": 0.2,
+            "dropout": 0.1,
+        }
+    },
+}.items():
+    config = {
+        "family": "cnn",
+        "architecture": architecture,
+        "preprocessing": {
+            "resize": {"shorter_side": 16} if name != "resnet" else {"exact": [9, 12]},
+            "interpolation": "bicubic" if name == "named" else "bilinear",
+            "crop": [8, 8],
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+        },
+        "pooling": "mean",
+        "projection": 4,
+        "normalize": True,
+        "source": None,
+        "licence": "MIT",
+    }
+    put("fin_json", name, json.dumps(config).encode())

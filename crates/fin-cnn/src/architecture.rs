@@ -62,6 +62,24 @@ const LITE: [(&str, f64, f64, f64); 5] = [
     ("efficientnet_lite4", 1.4, 1.8, 0.3),
 ];
 
+/// Most channels, and most blocks of all stages: far more than in any published network. Each
+/// block takes memory before any weight is read.
+pub(crate) const MOST_CHANNELS: usize = 1 << 16;
+pub(crate) const MOST_BLOCKS: usize = 1024;
+
+/// The first of these numbers that is zero or more than `most`, and why not.
+pub(crate) fn out_of_bounds(
+    field: &'static str,
+    numbers: &[usize],
+    most: usize,
+) -> Option<(&'static str, String)> {
+    let wrong = numbers.iter().find(|n| **n == 0 || **n > most)?;
+    Some((
+        field,
+        format!("{wrong} is not usable; accepted: 1 to {most}"),
+    ))
+}
+
 impl Architecture {
     /// Every name, in the order of the families.
     pub fn names() -> Vec<String> {

@@ -99,9 +99,7 @@ impl ModelConfig {
     /// [`Error::Io`] where it cannot be read, [`Error::InvalidFile`] where it is no such file,
     /// [`Error::Config`] naming the field that cannot be used.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-        let config: Self = serde_json::from_str(&text)
-            .map_err(|e| Error::invalid(path, format!("not a model description: {e}")))?;
+        let config: Self = fin_core::json::read(path)?;
         config.check(path)?;
         Ok(config)
     }
@@ -129,8 +127,11 @@ impl ModelConfig {
                 "images of unequal size do not fit in a batch; give a crop or an exact size",
             ));
         }
-        if self.projection == Some(0) {
-            let reason = "0 components; at least 1 is needed, or null for no projection";
+        if let Some(size) = self.projection.filter(|n| *n == 0 || *n > 1 << 24) {
+            let reason = format!(
+                "{size} components; 1 to {} are accepted, or null for no projection",
+                1 << 24
+            );
             return Err(Error::config(path, "projection", reason));
         }
         Ok(())

@@ -13,6 +13,7 @@ use fin_core::kernels::Activation;
 use fin_core::nn::{Conv2dConfig, ConvPadding};
 use serde::{Deserialize, Serialize};
 
+use crate::architecture::{MOST_BLOCKS, MOST_CHANNELS, out_of_bounds};
 use crate::layers::{ConvNorm, NormConfig, SqueezeExcite, StochasticDepth};
 
 /// One stage of blocks of the same shape.
@@ -89,6 +90,9 @@ const BASE: [[usize; 5]; 7] = [
     [6, 3, 1, 320, 1],
 ];
 
+/// Most of expansion, kernel and stride.
+const MOST_SMALL: usize = 64;
+
 /// The multiple of 8 next to `channels`, but not more than a tenth below it.
 fn divisible(channels: f64) -> usize {
     let rounded = (((channels + 4.0) as usize) / 8 * 8).max(8);
@@ -163,29 +167,35 @@ impl EfficientNetConfig {
 
     /// The first field that no network can be made of, and why.
     pub(crate) fn fault(&self) -> Option<(&'static str, String)> {
-        let positive = |stage: &StageConfig| {
-            ![
-                stage.expand,
-                stage.kernel,
-                stage.stride,
-                stage.channels,
-                stage.layers,
-            ]
-            .contains(&0)
-        };
-        if self.stages.is_empty() || !self.stages.iter().all(positive) {
-            return Some((
-                "stages",
-                "at least one stage of positive numbers is needed".into(),
-            ));
+        if self.stages.is_empty() {
+            return Some(("stages", "at least one is needed".into()));
         }
-        for (field, number) in [
-            ("stem_channels", self.stem_channels),
-            ("head_channels", self.head_channels),
-        ] {
-            if number == 0 {
-                return Some((field, "at least 1 is needed".into()));
-            }
+        let all = |number: fn(&StageConfig) -> usize| -> Vec<usize> {
+            self.stages.iter().map(number).collect()
+        };
+        let layers = all(|stage| stage.layers);
+        let blocks = layers.iter().fold(0usize, |n, m| n.saturating_add(*m));
+        let expand = all(|stage| stage.expand);
+        let wrong = out_of_bounds("stages.layers", &layers, MOST_BLOCKS)
+            .or_else(|| out_of_bounds("stages.layers", &[blocks], MOST_BLOCKS))
+            .or_else(|| out_of_bounds("stages.expand", &expand, MOST_SMALL))
+            .or_else(|| out_of_bounds("stages.kernel", &all(|stage| stage.kernel), MOST_SMALL))
+            .or_else(|| out_of_bounds("stages.stride", &all(|stage| stage.stride), MOST_SMALL))
+            .or_else(|| {
+                out_of_bounds(
+                    "stages.channels",
+                    &all(|stage| stage.channels),
+                    MOST_CHANNELS,
+                )
+            })
+            .or_else(|| out_of_bounds("stem_channels", &[self.stem_channels], MOST_CHANNELS))
+            .or_else(|| out_of_bounds("head_channels", &[self.head_channels], MOST_CHANNELS));
+        if wrong.is_some() {
+            return wrong;
+        }
+        if let Some(kernel) = all(|stage| stage.kernel).iter().find(|n| **n % 2 == 0) {
+            let reason = format!("{kernel} is even, so that its output would not fit its input");
+            return Some(("stages.kernel", reason));
         }
         for (field, rate) in [
             ("dropout", self.dropout),

@@ -10,6 +10,7 @@ use fin_core::kernels::Activation;
 use fin_core::nn::{Conv2dConfig, ConvPadding};
 use serde::{Deserialize, Serialize};
 
+use crate::architecture::{MOST_BLOCKS, MOST_CHANNELS, out_of_bounds};
 use crate::layers::{ConvNorm, NormConfig};
 
 /// What a residual branch is made of.
@@ -77,21 +78,18 @@ impl ResNetConfig {
 
     /// The first field that no network can be made of, and why.
     pub(crate) fn fault(&self) -> Option<(&'static str, String)> {
-        let zero = |numbers: &[usize]| numbers.is_empty() || numbers.contains(&0);
-        if zero(&self.layers) {
-            return Some((
-                "layers",
-                "at least one stage of at least one block is needed".into(),
-            ));
+        let blocks = self.layers.iter().fold(0usize, |n, m| n.saturating_add(*m));
+        if self.layers.is_empty() {
+            return Some(("layers", "at least one stage is needed".into()));
         }
-        if zero(&self.planes) || self.planes.len() != self.layers.len() {
-            let reason = format!(
-                "{} positive number(s) needed, one a stage",
-                self.layers.len()
-            );
+        if self.planes.len() != self.layers.len() {
+            let reason = format!("{} numbers are needed, one a stage", self.layers.len());
             return Some(("planes", reason));
         }
-        (self.stem_channels == 0).then(|| ("stem_channels", "at least 1 is needed".into()))
+        out_of_bounds("layers", &self.layers, MOST_BLOCKS)
+            .or_else(|| out_of_bounds("layers", &[blocks], MOST_BLOCKS))
+            .or_else(|| out_of_bounds("planes", &self.planes, MOST_CHANNELS))
+            .or_else(|| out_of_bounds("stem_channels", &[self.stem_channels], MOST_CHANNELS))
     }
 
     /// Makes the network, for a configuration whose stages agree in number.

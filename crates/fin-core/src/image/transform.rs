@@ -34,6 +34,9 @@ pub struct ImageTransform {
     pub std: [f32; 3],
 }
 
+/// The most pixels of a side that can be asked for.
+const MOST_SIDE: usize = 1 << 13;
+
 /// The most pixels that a resized image may have before it is cropped. What asks for more is
 /// thousands of times as long as it is wide.
 const MOST_RESIZED: usize = 1 << 28;
@@ -41,16 +44,17 @@ const MOST_RESIZED: usize = 1 << 28;
 impl ImageTransform {
     /// The first field that cannot be used, and why.
     pub fn fault(&self) -> Option<(&'static str, String)> {
-        let zero = match self.resize {
-            Some(Resize::ShorterSide(side)) => side == 0,
-            Some(Resize::Exact(size)) => size.contains(&0),
-            None => false,
+        let resize = match self.resize {
+            Some(Resize::ShorterSide(side)) => vec![side],
+            Some(Resize::Exact(size)) => size.to_vec(),
+            None => Vec::new(),
         };
-        if zero {
-            return Some(("resize", "at least one pixel is needed".into()));
-        }
-        if self.crop.is_some_and(|size| size.contains(&0)) {
-            return Some(("crop", "at least one pixel is needed".into()));
+        let crop = self.crop.map_or(Vec::new(), |size| size.to_vec());
+        for (field, sides) in [("resize", resize), ("crop", crop)] {
+            if let Some(side) = sides.iter().find(|side| !(1..=MOST_SIDE).contains(*side)) {
+                let reason = format!("{side} pixels; 1 to {MOST_SIDE} are accepted");
+                return Some((field, reason));
+            }
         }
         if self.mean.iter().any(|mean| !mean.is_finite()) {
             return Some(("mean", "three numbers are needed".into()));
