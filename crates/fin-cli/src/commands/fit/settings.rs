@@ -114,7 +114,8 @@ pub struct Settings {
     )]
     pub k: Option<Vec<usize>>,
 
-    /// What training makes small: cosine_similarity, multiple_negatives_ranking or triplet_margin
+    /// What training makes small: cosine_similarity, multiple_negatives_ranking, triplet_margin or
+    /// another of fin-train's losses; an unknown name lists them all
     #[arg(long, value_name = "NAME", help_heading = "Training")]
     pub loss: Option<String>,
 
