@@ -125,7 +125,8 @@ fn text_model(
     // The whole workspace, so that its dependencies are built once for all tasks.
     test.args(["test", "--workspace", "--test", "full_size"]);
     add_devices(&mut test, devices, features)?;
-    test.args(["--", "--ignored", "--nocapture"]);
+    // Other families have a test target of this name too.
+    test.args(["--", "--ignored", "--nocapture", "--exact", "full_size"]);
     test.env("FIN_FULL_SIZE", folder);
     let printed = capture(&mut test)?;
     let lines: Vec<&str> = printed
