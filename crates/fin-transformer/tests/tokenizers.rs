@@ -352,6 +352,52 @@ fn damage_in_a_json_file_is_refused() {
 }
 
 #[test]
+fn templates_hold_what_they_refer_to() {
+    let directory = copy("word-piece-uncased");
+    let path = directory.path().join("tokenizer.json");
+    let config = json!({ "tokenizer_class": "PreTrainedTokenizerFast" });
+    let config_path = directory.path().join("tokenizer_config.json");
+    std::fs::write(config_path, config.to_string()).unwrap();
+    let mut value = read_json(&path);
+    let text = json!({ "Sequence": { "id": "A", "type_id": 0 } });
+    let token = json!({ "SpecialToken": { "id": "[CLS]", "type_id": 0 } });
+    let described = json!({ "[CLS]": { "id": "[CLS]", "ids": [2], "tokens": ["[CLS]"] } });
+    let template = |single: Value, tokens: &Value| json!({ "type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": tokens });
+    let good = template(json!([token, text]), &described);
+    let mut open_with = |processor: Value| {
+        value["post_processor"] = processor;
+        std::fs::write(&path, value.to_string()).unwrap();
+        open(directory.path())
+    };
+    open_with(good.clone()).unwrap();
+    let other = json!({ "Sequence": { "id": "B", "type_id": 0 } });
+    let uneven = json!({ "[CLS]": { "id": "[CLS]", "ids": [2, 3], "tokens": ["[CLS]"] } });
+    for (bad, reason) in [
+        (
+            template(json!([token, text]), &json!({})),
+            "is not described",
+        ),
+        (
+            template(json!([text, other]), &described),
+            "has another in it",
+        ),
+        (
+            template(json!([token, text]), &uneven),
+            "another number of ids",
+        ),
+    ] {
+        let nested = json!({ "type": "Sequence", "processors": [good, bad] });
+        for processor in [bad, nested] {
+            let error = open_with(processor).unwrap_err().to_string();
+            assert!(
+                error.contains("post_processor") && error.contains(reason),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_is_said() {
     let directory = copy("word-piece-uncased");
     let config = |value: Value| {

@@ -23,6 +23,7 @@ pub(super) struct Header {
     /// Of the decoder, which takes no part here: that it is JSON. The library takes it for granted.
     #[serde(rename = "decoder")]
     _decoder: Option<Value>,
+    post_processor: Option<Value>,
     truncation: Option<Truncation>,
     pub(super) model: ModelHeader,
 }
@@ -90,6 +91,39 @@ impl Header {
             first.get_or_insert(table);
         }
         Ok(first)
+    }
+
+    /// Checks what the library takes for granted of the templates that put special tokens around
+    /// a text.
+    ///
+    /// # Errors
+    /// Where a template refers to a token that is not described, or to a second text.
+    pub(super) fn check_templates(&self, path: &Path) -> Result<()> {
+        let invalid = |reason: String| Err(Error::config(path, "post_processor", reason));
+        let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned();
+        let mut left: Vec<Value> = self.post_processor.iter().cloned().collect();
+        while let Some(processor) = left.pop() {
+            left.extend(list(processor.get("processors")).unwrap_or_default());
+            let tokens = processor.get("special_tokens");
+            for piece in list(processor.get("single")).unwrap_or_default() {
+                let id = |kind: &str| piece.get(kind)?.get("id")?.as_str();
+                if id("Sequence").is_some_and(|id| id != "A") {
+                    return invalid("the template of one text has another in it".into());
+                }
+                let Some(name) = id("SpecialToken") else {
+                    continue;
+                };
+                let Some(token) = tokens.and_then(|tokens| tokens.get(name)) else {
+                    return invalid(format!("the special token `{name}` is not described"));
+                };
+                let count = |field| token.get(field).and_then(Value::as_array).map(Vec::len);
+                if count("ids") != count("tokens") {
+                    let reason = format!("`{name}` has another number of ids than of tokens");
+                    return invalid(reason);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Checks that the replacements of the normalisation, one after the other, keep a text at a

@@ -352,6 +352,7 @@ fn open_json(directory: &Path, file: &Path, config: &TokenizerConfig) -> Result<
                 unigram::check_pieces(file, &vocabulary.pieces)?;
             }
             header.check_growth(file)?;
+            header.check_templates(file)?;
             let tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| {
                 Error::invalid(file, format!("not a tokenizer that can be read: {e}"))
             })?;
