@@ -1,21 +1,23 @@
 //! The whole image embedding model.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
+use burn::module::Module;
 use burn::nn::DropoutConfig;
 use burn::tensor::{Device, Tensor, TensorData};
 use fin_core::atomic::AtomicDir;
-use fin_core::image::{MAX_PIXELS, RgbImage, read_image};
+use fin_core::image::{Augmentation, MAX_PIXELS, RgbImage, read_image};
 use fin_core::nn::LinearConfig;
 use fin_core::weights::{self, Checkpoint, LoadReport, Names};
 use fin_core::{Embedder, Error, MapPooling, Result};
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::architecture::BackboneConfig;
 use crate::config::{CONFIG_FILE, ModelConfig};
 use crate::names::Dialect;
-use crate::network::CnnNetwork;
+use crate::network::{CnnNetwork, ImageBatch};
 
 /// What to change of a model as its directory describes it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,6 +33,11 @@ pub struct ImageOptions {
     pub image_size: Option<usize>,
     /// Most pixels that an image file may have, instead of [`MAX_PIXELS`].
     pub max_pixels: Option<u64>,
+    /// Random changes to the images of training.
+    pub augmentation: Option<Augmentation>,
+    /// Keeps the backbone, with its running statistics, as it is in training; only the projection
+    /// learns. What the backbone gives for an image is then computed once.
+    pub freeze: bool,
     /// Refuse weights with NaN or infinite values.
     pub check: bool,
 }
@@ -47,8 +54,27 @@ pub struct ImageEmbedder {
     backbone: Arc<BackboneConfig>,
     config: Arc<ModelConfig>,
     max_pixels: u64,
+    augmentation: Option<Augmentation>,
+    freeze: bool,
     report: LoadReport,
 }
+
+/// A preprocessed image.
+#[derive(Debug, Clone)]
+pub enum EncodedImage {
+    /// Resized and cropped, not yet normalised: a quarter of the size.
+    Pixels(Arc<RgbImage>),
+    /// A file that is read again for every batch of training.
+    File(Arc<Path>),
+    /// The pooled features of a frozen backbone.
+    Features(Arc<[f32]>),
+}
+
+/// Bytes of pixels that are kept in memory for training. Beyond that, files are read again.
+const KEPT_PIXELS: usize = 2 << 30;
+
+/// Images that are decoded at a time ahead of the network.
+const WINDOW: usize = 64;
 
 /// Weights of the backbone.
 const WEIGHTS: &str = "model.safetensors";
@@ -174,6 +200,24 @@ impl ImageEmbedder {
             }
             Some(size) => config.preprocessing = config.preprocessing.with_output_size(size),
         }
+        if options.freeze && head.is_none() {
+            let reason = "with the backbone frozen there is nothing left to train; ask for a \
+                          projection with output-dim";
+            return Err(Error::argument("freeze", reason));
+        }
+        if let Some((field, reason)) = options.augmentation.and_then(|a| a.fault()) {
+            return Err(Error::argument(format!("augmentation.{field}"), reason));
+        }
+        if options.freeze && options.augmentation.is_some() {
+            let reason = "a frozen backbone sees every image once, so that random changes would be \
+                          the same in every epoch; leave out one of freeze and augmentation";
+            return Err(Error::argument("augmentation", reason));
+        }
+        let backbone = if options.freeze {
+            backbone.no_grad()
+        } else {
+            backbone
+        };
         let network = CnnNetwork {
             backbone,
             dropout: DropoutConfig::new(shape.dropout()).init(),
@@ -187,6 +231,8 @@ impl ImageEmbedder {
             backbone: Arc::new(shape),
             config: Arc::new(config),
             max_pixels: options.max_pixels.unwrap_or(MAX_PIXELS),
+            augmentation: options.augmentation,
+            freeze: options.freeze,
             report,
         })
     }
@@ -210,6 +256,72 @@ impl ImageEmbedder {
         self
     }
 
+    /// A file's image in the network's size.
+    fn read(&self, path: &Path) -> Result<RgbImage> {
+        let image = read_image(path, self.max_pixels)?;
+        about(path, self.config.preprocessing.apply(&image))
+    }
+
+    /// A file's image in the network's size, with the random changes of training.
+    fn read_augmented(&self, path: &Path, seed: u64) -> Result<RgbImage> {
+        let Some(augmentation) = &self.augmentation else {
+            return self.read(path);
+        };
+        let image = read_image(path, self.max_pixels)?;
+        let changed = augmentation.apply(&image, &self.config.preprocessing, seed);
+        about(path, changed)
+    }
+
+    /// `[batch, 3, height, width]`.
+    fn pixels(&self, images: &[Arc<RgbImage>], device: &Device) -> Result<Tensor<4>> {
+        let size = images.first().map_or([0, 0], |i| [i.height(), i.width()]);
+        let [height, width] = size;
+        if let Some(other) = images.iter().find(|i| [i.height(), i.width()] != size) {
+            let reason = format!(
+                "{} × {} and {width} × {height} pixels do not fit in a batch",
+                other.width(),
+                other.height()
+            );
+            return Err(Error::argument("images", reason));
+        }
+        let mut values = vec![0.0; images.len() * 3 * height * width];
+        let transform = &self.config.preprocessing;
+        values
+            .par_chunks_mut((3 * height * width).max(1))
+            .zip(images)
+            .for_each(|(values, image)| transform.normalize_into(image, values));
+        let data = TensorData::new(values, [images.len(), 3, height, width]);
+        Ok(Tensor::from_data(data, device))
+    }
+
+    /// What the backbone gives for files, computed once.
+    fn frozen_features(&self, items: &[PathBuf], device: &Device) -> Result<Vec<EncodedImage>> {
+        let network = self.inference_network();
+        let mut features = Vec::with_capacity(items.len());
+        for window in items.chunks(FROZEN_BATCH) {
+            let images: Vec<Arc<RgbImage>> =
+                self.decode(window).into_iter().collect::<Result<_>>()?;
+            let found = network.features(&self.pixels(&images, device)?);
+            let values = found.into_data().convert::<f32>().try_into_vec::<f32>();
+            let values = values.map_err(|e| {
+                Error::argument("device", format!("features cannot be read back: {e:?}"))
+            })?;
+            let rows = values.chunks_exact(self.backbone.hidden_size());
+            features.extend(rows.map(|row| EncodedImage::Features(row.into())));
+        }
+        Ok(features)
+    }
+
+    /// The images of files, several at a time.
+    fn decode(&self, items: &[PathBuf]) -> Vec<Result<Arc<RgbImage>>> {
+        decoders().install(|| {
+            items
+                .par_iter()
+                .map(|path| self.read(path).map(Arc::new))
+                .collect()
+        })
+    }
+
     fn write(&self, directory: &Path) -> Result<()> {
         let path = directory.join(CONFIG_FILE);
         let config = ModelConfig {
@@ -230,49 +342,130 @@ impl ImageEmbedder {
     }
 }
 
+/// Images that a frozen backbone sees at a time.
+const FROZEN_BATCH: usize = 16;
+
+/// Threads for decoding, apart from those that compute: a decoder in the way of a matrix product
+/// would hold up all threads that take part in it.
+fn decoders() -> &'static ThreadPool {
+    static DECODERS: LazyLock<ThreadPool> = LazyLock::new(|| {
+        ThreadPoolBuilder::new()
+            .thread_name(|i| format!("fin-decode-{i}"))
+            .build()
+            .expect("threads can be started")
+    });
+    &DECODERS
+}
+
+/// A transform's error, about the file that it was applied to.
+fn about(path: &Path, outcome: Result<RgbImage>) -> Result<RgbImage> {
+    outcome.map_err(|error| match error {
+        Error::Argument { reason, .. } => Error::invalid(path, reason),
+        other => other,
+    })
+}
+
+/// The seed for one image of a batch.
+fn seed_of(seed: u64, place: usize) -> u64 {
+    // Neighbouring seeds give unrelated generators; an odd factor keeps places apart.
+    seed.wrapping_add((place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
 impl Embedder for ImageEmbedder {
     type Item = PathBuf;
-    /// Resized and cropped, not yet normalised: a quarter of the size.
-    type Encoded = Arc<RgbImage>;
-    type Batch = Tensor<4>;
+    type Encoded = EncodedImage;
+    type Batch = ImageBatch;
     type Network = CnnNetwork;
 
     /// Reads, resizes and crops image files, several at a time.
-    fn preprocess(&self, items: &[PathBuf]) -> Result<Vec<Arc<RgbImage>>> {
-        let read = |path: &PathBuf| {
-            let image = read_image(path, self.max_pixels)?;
-            match self.config.preprocessing.apply(&image) {
-                Ok(cropped) => Ok(Arc::new(cropped)),
-                Err(Error::Argument { reason, .. }) => Err(Error::invalid(path, reason)),
-                Err(other) => Err(other),
-            }
-        };
-        let images: Vec<Result<Arc<RgbImage>>> = items.par_iter().map(read).collect();
+    fn preprocess(&self, items: &[PathBuf]) -> Result<Vec<EncodedImage>> {
         // The first in the list's order, whichever was found first.
-        images.into_iter().collect()
+        self.preprocess_each(items).into_iter().collect()
     }
 
-    fn cost(&self, item: &Arc<RgbImage>) -> usize {
-        (item.width() * item.height()).div_ceil(PIXELS_PER_COST)
+    fn preprocess_each(&self, items: &[PathBuf]) -> Vec<Result<EncodedImage>> {
+        let images = self.decode(items).into_iter();
+        images
+            .map(|image| image.map(EncodedImage::Pixels))
+            .collect()
     }
 
-    fn collate(&self, items: &[&Arc<RgbImage>], device: &Device) -> Result<Tensor<4>> {
-        let size = items.first().map_or([0, 0], |i| [i.height(), i.width()]);
-        let [height, width] = size;
-        let mut values = Vec::with_capacity(items.len() * 3 * height * width);
-        for item in items {
-            if [item.height(), item.width()] != size {
-                let reason = format!(
-                    "{} × {} and {width} × {height} pixels do not fit in a batch",
-                    item.width(),
-                    item.height()
-                );
-                return Err(Error::argument("images", reason));
-            }
-            values.extend(self.config.preprocessing.normalize(item));
+    fn window(&self) -> usize {
+        WINDOW
+    }
+
+    /// Reads every file, so that a bad one is found now and not in the midst of training. What is
+    /// kept is the features of a frozen backbone; the pixels where they do not change from epoch to
+    /// epoch and there is room; else the path.
+    fn preprocess_training(&self, items: &[PathBuf], device: &Device) -> Result<Vec<EncodedImage>> {
+        if self.freeze {
+            return self.frozen_features(items, device);
         }
-        let data = TensorData::new(values, [items.len(), 3, height, width]);
-        Ok(Tensor::from_data(data, device))
+        let [height, width] = self.config.preprocessing.output_size().unwrap_or([0, 0]);
+        let keeps = self.augmentation.is_none()
+            && items.len().saturating_mul(height * width * 3) <= KEPT_PIXELS;
+        let mut encoded = Vec::with_capacity(items.len());
+        for window in items.chunks(WINDOW) {
+            for (path, image) in window.iter().zip(self.decode(window)) {
+                let image = image?;
+                encoded.push(match keeps {
+                    true => EncodedImage::Pixels(image),
+                    false => EncodedImage::File(path.as_path().into()),
+                });
+            }
+        }
+        Ok(encoded)
+    }
+
+    fn cost(&self, _: &EncodedImage) -> usize {
+        let size = self.config.preprocessing.output_size();
+        size.map_or(1, |[height, width]| {
+            (width * height).div_ceil(PIXELS_PER_COST)
+        })
+    }
+
+    fn collate(&self, items: &[&EncodedImage], device: &Device) -> Result<ImageBatch> {
+        self.collate_training(items, 0, device)
+    }
+
+    fn collate_training(
+        &self,
+        items: &[&EncodedImage],
+        seed: u64,
+        device: &Device,
+    ) -> Result<ImageBatch> {
+        let is_features = |item: &&&EncodedImage| matches!(item, EncodedImage::Features(_));
+        match items.iter().filter(is_features).count() {
+            0 => {}
+            count if count == items.len() => {
+                let rows = items.iter().flat_map(|item| match item {
+                    EncodedImage::Features(row) => &row[..],
+                    _ => &[],
+                });
+                let values: Vec<f32> = rows.copied().collect();
+                let shape = [count, values.len() / count];
+                let data = TensorData::new(values, shape);
+                return Ok(ImageBatch::Features(Tensor::from_data(data, device)));
+            }
+            _ => {
+                return Err(Error::argument(
+                    "images",
+                    "pixels and features in one batch",
+                ));
+            }
+        }
+        let image = |(place, item): (usize, &&EncodedImage)| match item {
+            EncodedImage::Pixels(image) => Ok(image.clone()),
+            EncodedImage::File(path) => {
+                let image = self.read_augmented(path, seed_of(seed, place))?;
+                Ok(Arc::new(image))
+            }
+            EncodedImage::Features(_) => Err(Error::argument("images", "features, not pixels")),
+        };
+        let images: Vec<Result<Arc<RgbImage>>> =
+            decoders().install(|| items.par_iter().enumerate().map(image).collect());
+        let images: Vec<Arc<RgbImage>> = images.into_iter().collect::<Result<_>>()?;
+        Ok(ImageBatch::Pixels(self.pixels(&images, device)?))
     }
 
     fn network(&self) -> &CnnNetwork {

@@ -35,7 +35,7 @@ pub mod resnet;
 
 pub use architecture::{Architecture, BackboneConfig, CnnBackbone};
 pub use config::{CONFIG_FILE, Family, ModelConfig};
-pub use embedder::{ImageEmbedder, ImageOptions};
+pub use embedder::{EncodedImage, ImageEmbedder, ImageOptions};
 pub use names::Dialect;
-pub use network::CnnNetwork;
+pub use network::{CnnNetwork, ImageBatch};
 pub use presets::{Preset, Scaling};

@@ -25,9 +25,17 @@ pub struct CnnNetwork {
 }
 
 impl CnnNetwork {
+    /// The pooled features of the backbone, `[batch, features]`.
+    pub fn features(&self, pixels: &Tensor<4>) -> Tensor<2> {
+        self.pooling.forward(self.backbone.forward(pixels))
+    }
+
     /// [`EmbeddingNetwork::embed`] without the scaling to unit length.
-    pub fn embed_unnormalized(&self, pixels: &Tensor<4>) -> Tensor<2> {
-        let pooled = self.pooling.forward(self.backbone.forward(pixels));
+    pub fn embed_unnormalized(&self, batch: &ImageBatch) -> Tensor<2> {
+        let pooled = match batch {
+            ImageBatch::Pixels(pixels) => self.features(pixels),
+            ImageBatch::Features(features) => features.clone(),
+        };
         match &self.projection {
             Some(projection) => projection.forward(self.dropout.forward(pooled)),
             None => pooled,
@@ -43,9 +51,17 @@ impl CnnNetwork {
     }
 }
 
-impl EmbeddingNetwork for CnnNetwork {
+/// What the network takes.
+#[derive(Debug, Clone)]
+pub enum ImageBatch {
     /// `[batch, 3, height, width]`, normalised as the model asks for.
-    type Batch = Tensor<4>;
+    Pixels(Tensor<4>),
+    /// What [`CnnNetwork::features`] gave before, `[batch, features]`.
+    Features(Tensor<2>),
+}
+
+impl EmbeddingNetwork for CnnNetwork {
+    type Batch = ImageBatch;
 
     fn output_dim(&self) -> usize {
         match &self.projection {
@@ -54,8 +70,8 @@ impl EmbeddingNetwork for CnnNetwork {
         }
     }
 
-    fn embed(&self, pixels: &Tensor<4>) -> Tensor<2> {
-        let x = self.embed_unnormalized(pixels);
+    fn embed(&self, batch: &ImageBatch) -> Tensor<2> {
+        let x = self.embed_unnormalized(batch);
         if self.normalize { l2_normalize(x) } else { x }
     }
 }

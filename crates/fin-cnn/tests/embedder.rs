@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use fin_cnn::{
-    Architecture, CONFIG_FILE, Dialect, ImageEmbedder, ImageOptions, ModelConfig, Preset,
+    Architecture, CONFIG_FILE, Dialect, EncodedImage, ImageBatch, ImageEmbedder, ImageOptions,
+    ModelConfig, Preset,
 };
 use fin_core::device::f32_tolerance;
+use fin_core::image::Augmentation;
 use fin_core::weights::{self, Checkpoint};
 use fin_core::{
     BatchLimits, DeviceSpec, Embedder, EmbeddingNetwork, Error, MapPooling, PostProcess, encode,
+    encode_each,
 };
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -112,7 +115,10 @@ fn the_folded_network_agrees_and_is_made_anew_for_another_network() {
     // One pass on an autodiff device moves the running statistics: the next folded copy has to
     // differ.
     let training = model.network().clone().train();
-    training.embed(&batch.clone().autodiff());
+    let ImageBatch::Pixels(pixels) = batch.clone() else {
+        panic!("not pixels");
+    };
+    training.embed(&ImageBatch::Pixels(pixels.autodiff()));
     let trained = model.clone().with_network(training.valid());
     let moved = values(trained.network().embed_unnormalized(&batch));
     let folded_again = values(trained.inference_network().embed_unnormalized(&batch));
@@ -202,7 +208,10 @@ fn options_change_what_the_directory_says() {
     assert_eq!(model.config().pooling, MapPooling::Max);
     assert_eq!(model.config().preprocessing.crop, Some([64, 64]));
     let encoded = model.preprocess(&files()[..1]).unwrap();
-    assert_eq!((encoded[0].width(), encoded[0].height()), (64, 64));
+    let EncodedImage::Pixels(image) = &encoded[0] else {
+        panic!("not pixels");
+    };
+    assert_eq!((image.width(), image.height()), (64, 64));
     assert_eq!(model.cost(&encoded[0]), 16);
 
     let checkpoint = fixtures().join("resnet-basic.pth");
@@ -223,6 +232,91 @@ fn options_change_what_the_directory_says() {
         let norm: f32 = row.iter().map(|x| x * x).sum();
         assert!((norm - 1.0).abs() < 1e-5, "{norm}");
     }
+}
+
+/// What a batch of training gives, at a seed.
+fn training_values(model: &ImageEmbedder, encoded: &[EncodedImage], seed: u64) -> Vec<f32> {
+    let items: Vec<&EncodedImage> = encoded.iter().collect();
+    let batch = model.collate_training(&items, seed, &flex()).unwrap();
+    let rows = model.network().embed(&batch).into_data();
+    rows.try_into_vec().unwrap()
+}
+
+#[test]
+fn a_frozen_backbone_is_computed_once_and_gives_the_same() {
+    let options = ImageOptions {
+        freeze: true,
+        ..ImageOptions::default()
+    };
+    let model = open(&options);
+    let encoded = model.preprocess_training(&files(), &flex()).unwrap();
+    assert!(matches!(encoded[0], EncodedImage::Features(_)));
+    let found = training_values(&model, &encoded, 0);
+    let width = model.network().output_dim();
+    assert_eq!(found.len(), files().len() * width);
+    assert!(relative(&found, &embed(&model, &files())) < 1e-5);
+
+    let both = ImageOptions {
+        augmentation: Some(Augmentation::standard()),
+        ..options
+    };
+    let directory = fixtures().join("efficientnet");
+    let error = ImageEmbedder::open(directory, &both, &flex()).unwrap_err();
+    assert!(error.to_string().contains("augmentation"), "{error}");
+}
+
+#[test]
+fn augmented_images_depend_on_the_seed_and_plain_ones_do_not() {
+    let plain = open(&ImageOptions::default());
+    let encoded = plain.preprocess_training(&files(), &flex()).unwrap();
+    assert!(matches!(encoded[0], EncodedImage::Pixels(_)));
+    let expected = training_values(&plain, &encoded, 1);
+    assert_eq!(expected, training_values(&plain, &encoded, 2));
+
+    let augmented = open(&ImageOptions {
+        augmentation: Some(Augmentation::standard()),
+        ..ImageOptions::default()
+    });
+    let encoded = augmented.preprocess_training(&files(), &flex()).unwrap();
+    assert!(matches!(encoded[0], EncodedImage::File(_)));
+    let first = training_values(&augmented, &encoded, 1);
+    assert_eq!(first, training_values(&augmented, &encoded, 1));
+    assert_ne!(first, training_values(&augmented, &encoded, 2));
+    assert_ne!(first, expected);
+    // A file is found bad before training, not in its midst.
+    let missing = [PathBuf::from("missing.png")];
+    let error = augmented
+        .preprocess_training(&missing, &flex())
+        .unwrap_err();
+    assert!(error.to_string().contains("missing.png"), "{error}");
+}
+
+#[test]
+fn images_that_cannot_be_read_are_left_out_by_place() {
+    let model = open(&ImageOptions::default());
+    // More than are decoded at a time.
+    let mut items: Vec<PathBuf> = files().into_iter().cycle().take(70).collect();
+    let whole = embed(&model, &items);
+    let bad = [0, 66];
+    for place in bad {
+        items[place] = "missing.png".into();
+    }
+    let limits = BatchLimits::default();
+    let post = PostProcess::default();
+    let mut told = 0;
+    let (found, rejected) =
+        encode_each(&model, &items, &flex(), limits, post, |done| told = done).unwrap();
+    let places: Vec<usize> = rejected.iter().map(|item| item.index).collect();
+    assert_eq!(places, bad);
+    assert!(rejected[1].error.to_string().contains("missing.png"));
+    assert_eq!(told, items.len() - bad.len());
+    let kept = whole.chunks_exact(found.dim).enumerate();
+    let kept = kept.filter(|(place, _)| !bad.contains(place));
+    let expected: Vec<f32> = kept.flat_map(|(_, row)| row).copied().collect();
+    assert!(relative(&found.values, &expected) < 1e-5);
+
+    let error = encode(&model, &items, &flex(), limits, post, |_| {}).unwrap_err();
+    assert!(error.to_string().contains("missing.png"), "{error}");
 }
 
 #[test]

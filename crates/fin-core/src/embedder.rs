@@ -59,6 +59,39 @@ pub trait Embedder: Clone + Send {
     /// Where an item cannot be used; the error names it.
     fn preprocess(&self, items: &[Self::Item]) -> Result<Vec<Self::Encoded>>;
 
+    /// Preprocesses items, in order, each with its own outcome: one that cannot be used does not
+    /// keep the others from being used.
+    fn preprocess_each(&self, items: &[Self::Item]) -> Vec<Result<Self::Encoded>> {
+        let one = |item: &Self::Item| {
+            let mut found = self.preprocess(std::slice::from_ref(item))?;
+            found
+                .pop()
+                .ok_or_else(|| Error::argument("items", "nothing came of preprocessing one"))
+        };
+        items.iter().map(one).collect()
+    }
+
+    /// Number of items that [`encode`] preprocesses at a time, on a thread of its own, while those
+    /// before them are embedded. Without a limit all are preprocessed first, which lets batches be
+    /// made of items of similar cost.
+    fn window(&self) -> usize {
+        usize::MAX
+    }
+
+    /// [`Embedder::preprocess`] for training, where items are seen more than once: it may keep less
+    /// than what a batch needs and leave the rest to [`Embedder::collate_training`], or compute
+    /// ahead on `device` what training does not change.
+    ///
+    /// # Errors
+    /// As [`Embedder::preprocess`].
+    fn preprocess_training(
+        &self,
+        items: &[Self::Item],
+        _device: &Device,
+    ) -> Result<Vec<Self::Encoded>> {
+        self.preprocess(items)
+    }
+
     /// What an item costs in a batch, in the unit of [`BatchLimits::max_cost`]: tokens for text.
     fn cost(&self, item: &Self::Encoded) -> usize;
 
@@ -72,6 +105,20 @@ pub trait Embedder: Clone + Send {
     /// # Errors
     /// Where the items cannot be batched.
     fn collate(&self, items: &[&Self::Encoded], device: &Device) -> Result<Self::Batch>;
+
+    /// Makes a batch for a training step of items from [`Embedder::preprocess_training`]. What is
+    /// random about it, such as augmentation, is a function of `seed` and of the item's place.
+    ///
+    /// # Errors
+    /// As [`Embedder::collate`]; where an item is read only now, the error names it.
+    fn collate_training(
+        &self,
+        items: &[&Self::Encoded],
+        _seed: u64,
+        device: &Device,
+    ) -> Result<Self::Batch> {
+        self.collate(items, device)
+    }
 
     /// The network.
     fn network(&self) -> &Self::Network;
@@ -171,12 +218,23 @@ impl PostProcess {
     }
 }
 
+/// An item that could not be preprocessed.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Its place in the list.
+    pub index: usize,
+    /// Why; the error names the item.
+    pub error: Error,
+}
+
 /// Embeds a list of items in length-sorted batches and returns rows in the list's order.
 ///
-/// `progress` is told the number of items done after every batch.
+/// Items are preprocessed [`Embedder::window`] at a time, ahead of the network. `progress` is told
+/// the number of items done after every batch.
 ///
 /// # Errors
-/// Where an item cannot be preprocessed, and [`PostProcess::output_dim`]'s.
+/// Where an item cannot be preprocessed, the first in the list's order; and
+/// [`PostProcess::output_dim`]'s.
 pub fn encode<E: Embedder>(
     embedder: &E,
     items: &[E::Item],
@@ -185,8 +243,95 @@ pub fn encode<E: Embedder>(
     post: PostProcess,
     progress: impl FnMut(usize),
 ) -> Result<Embeddings> {
-    let encoded = embedder.preprocess(items)?;
-    encode_preprocessed(embedder, &encoded, device, limits, post, progress)
+    if items.len() <= embedder.window() {
+        let encoded = embedder.preprocess(items)?;
+        return encode_preprocessed(embedder, &encoded, device, limits, post, progress);
+    }
+    let preprocess = |embedder: &E, window: &[E::Item]| embedder.preprocess(window);
+    let outcome = |found: Result<Vec<E::Encoded>>, _, _: &mut Vec<Rejected>| found;
+    let found = encode_windows(
+        embedder, items, device, limits, post, progress, preprocess, outcome,
+    )?;
+    Ok(found.0)
+}
+
+/// [`encode`] without the items that cannot be preprocessed. They have no row, and are listed
+/// beside the embeddings, in order.
+///
+/// # Errors
+/// [`PostProcess::output_dim`]'s.
+pub fn encode_each<E: Embedder>(
+    embedder: &E,
+    items: &[E::Item],
+    device: &Device,
+    limits: BatchLimits,
+    post: PostProcess,
+    progress: impl FnMut(usize),
+) -> Result<(Embeddings, Vec<Rejected>)> {
+    let preprocess = |embedder: &E, window: &[E::Item]| embedder.preprocess_each(window);
+    let outcome = |found: Vec<Result<E::Encoded>>, first: usize, rejected: &mut Vec<Rejected>| {
+        let mut usable = Vec::with_capacity(found.len());
+        for (i, item) in found.into_iter().enumerate() {
+            match item {
+                Ok(item) => usable.push(item),
+                Err(error) => rejected.push(Rejected {
+                    index: first + i,
+                    error,
+                }),
+            }
+        }
+        Ok(usable)
+    };
+    encode_windows(
+        embedder, items, device, limits, post, progress, preprocess, outcome,
+    )
+}
+
+/// Runs `preprocess` over windows of the items on a thread of its own, at most one window ahead of
+/// the network, and `outcome` over what it gives: the items to embed, of a window that begins at
+/// the place that it is told.
+#[allow(clippy::too_many_arguments)]
+fn encode_windows<E: Embedder, P: Send>(
+    embedder: &E,
+    items: &[E::Item],
+    device: &Device,
+    limits: BatchLimits,
+    post: PostProcess,
+    mut progress: impl FnMut(usize),
+    preprocess: impl Fn(&E, &[E::Item]) -> P + Send,
+    mut outcome: impl FnMut(P, usize, &mut Vec<Rejected>) -> Result<Vec<E::Encoded>>,
+) -> Result<(Embeddings, Vec<Rejected>)> {
+    let window = embedder.window().max(1);
+    let mut all = Embeddings {
+        values: Vec::new(),
+        dim: post.output_dim(embedder.inference_network().output_dim())?,
+        truncated: 0,
+    };
+    let mut rejected = Vec::new();
+    let worker = embedder.clone();
+    std::thread::scope(|scope| {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(0);
+        scope.spawn(move || {
+            for window in items.chunks(window) {
+                // The other side is gone after an error.
+                if sender.send(preprocess(&worker, window)).is_err() {
+                    break;
+                }
+            }
+        });
+        for (i, found) in receiver.into_iter().enumerate() {
+            let first = i.saturating_mul(window);
+            let before = rejected.len();
+            let encoded = outcome(found, first, &mut rejected)?;
+            let done = first - before;
+            let told = |n: usize| progress(done + n);
+            let found = encode_preprocessed(embedder, &encoded, device, limits, post, told)?;
+            all.values.extend(found.values);
+            all.truncated += found.truncated;
+        }
+        Ok(())
+    })
+    .map(|()| (all, rejected))
 }
 
 /// [`encode`] for items that are preprocessed already.

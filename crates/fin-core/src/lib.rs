@@ -21,7 +21,8 @@ pub mod weights;
 pub use batching::{BatchLimits, plan_batches};
 pub use device::DeviceSpec;
 pub use embedder::{
-    Backbone, Embedder, EmbeddingNetwork, Embeddings, PostProcess, encode, encode_preprocessed,
+    Backbone, Embedder, EmbeddingNetwork, Embeddings, PostProcess, Rejected, encode, encode_each,
+    encode_preprocessed,
 };
 pub use error::{Error, Result};
 pub use pooling::{MapPooling, Pooling, l2_normalize};

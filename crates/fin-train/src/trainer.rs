@@ -282,7 +282,7 @@ impl<E: Embedder> Trainer<E> {
             self.loss.set_parameters(parameters.train());
         }
 
-        let encoded = embedder.preprocess(&items)?;
+        let encoded = embedder.preprocess_training(&items, &plain)?;
         drop(items);
         let truncated = encoded
             .iter()
@@ -334,12 +334,16 @@ impl<E: Embedder> Trainer<E> {
                 let step_seed = mix(self.config.seed, step as u64);
                 let autodiff = plain.clone().autodiff();
                 let embed = |network: &E::Network, part: &Part<'_>| {
-                    plain.seed(part.number.map_or(step_seed, |part| mix(step_seed, part)));
+                    let seed = part.number.map_or(step_seed, |part| mix(step_seed, part));
+                    plain.seed(seed);
                     part.items
                         .iter()
-                        .map(|items| {
+                        .enumerate()
+                        .map(|(column, items)| {
                             let items: Vec<_> = items.iter().map(|&item| &encoded[item]).collect();
-                            Ok(network.embed(&embedder.collate(&items, &autodiff)?))
+                            let seed = mix(seed, column as u64);
+                            let batch = embedder.collate_training(&items, seed, &autodiff)?;
+                            Ok(network.embed(&batch))
                         })
                         .collect::<Result<Vec<Tensor<2>>>>()
                 };

@@ -41,10 +41,12 @@
 //! # Ok::<(), fin_core::Error>(())
 //! ```
 
+mod augment;
 mod decode;
 mod resample;
 mod transform;
 
+pub use augment::{Augmentation, ColourJitter, RandomCrop};
 pub use decode::{MAX_PIXELS, decode_image, read_image};
 pub use resample::{Interpolation, resize};
 pub use transform::{ImageTransform, Resize};

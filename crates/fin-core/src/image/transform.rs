@@ -139,16 +139,28 @@ impl ImageTransform {
 
     /// The values of a resized and cropped image, `[3, height, width]`.
     pub fn normalize(&self, image: &RgbImage) -> Vec<f32> {
-        let mut values = Vec::with_capacity(image.pixels.len());
-        for channel in 0..3 {
+        let mut values = vec![0.0; image.pixels.len()];
+        self.normalize_into(image, &mut values);
+        values
+    }
+
+    /// [`ImageTransform::normalize`] into memory that is there already.
+    ///
+    /// # Panics
+    /// Where `values` has not as many places as the image has values.
+    pub fn normalize_into(&self, image: &RgbImage, values: &mut [f32]) {
+        assert_eq!(values.len(), image.pixels.len(), "one place a value");
+        let plane = image.width * image.height;
+        for (channel, values) in values.chunks_exact_mut(plane).enumerate() {
             // A value has 256 states. The order of operations is torchvision's.
             let table: [f32; 256] = std::array::from_fn(|value| {
                 (value as f32 / 255.0 - self.mean[channel]) / self.std[channel]
             });
             let pixels = image.pixels.as_chunks::<3>().0.iter();
-            values.extend(pixels.map(|pixel| table[usize::from(pixel[channel])]));
+            for (value, pixel) in values.iter_mut().zip(pixels) {
+                *value = table[usize::from(pixel[channel])];
+            }
         }
-        values
     }
 }
 

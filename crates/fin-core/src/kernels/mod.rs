@@ -8,6 +8,8 @@
 //! rounding, which the tests of this module check.
 
 #[cfg(feature = "flex")]
+pub mod blocked;
+#[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
 mod simd;

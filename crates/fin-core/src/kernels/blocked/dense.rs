@@ -1,0 +1,296 @@
+//! Dense convolutions.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::*;
+
+use super::gather::Copied;
+use super::memory::{Buffer, Shared};
+use super::pack::Dense;
+use super::plan::{Plan, Task, Work};
+use super::tile::{Finish, Kernels, Tile};
+use super::vector::Isa;
+use super::{BLOCK, Fused, PackedConv, PackedStem, Shape, Window, finish};
+
+/// Convolution of blocked `x` into blocked `out`; returns the shape of `out`.
+///
+/// Panics where a length does not fit, the kernel does not fit the padded input, or the
+/// activation is not one of identity, ReLU, ReLU6 and SiLU.
+pub fn conv(
+    x: &[f32],
+    shape: Shape,
+    weight: &PackedConv,
+    window: Window,
+    fused: Fused,
+    out: &mut [f32],
+) -> Shape {
+    shape.check("convolution: input", x.len());
+    run(Isa::detect(), x, shape, &weight.0, window, fused, out)
+}
+
+/// Convolution of an image `x` `[batch, channels, height, width]` into blocked `out`; returns the
+/// shape of `out`.
+///
+/// Panics where [`conv`] does.
+pub fn stem(
+    x: &[f32],
+    shape: Shape,
+    weight: &PackedStem,
+    window: Window,
+    activation: super::Activation,
+    out: &mut [f32],
+) -> Shape {
+    assert_eq!(
+        x.len(),
+        shape.plain_len(),
+        "convolution: input length of {shape:?}"
+    );
+    let fused = Fused::new(activation);
+    run(Isa::detect(), x, shape, &weight.0, window, fused, out)
+}
+
+/// Names the chunk that a thread has copied last, so that it copies it once.
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// A thread's copy of input rows.
+struct Scratch {
+    /// Call and chunk of what stands in `rows`.
+    held: (u64, usize),
+    rows: Buffer,
+    runs: Vec<Run>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        held: (0, 0),
+        rows: Buffer::new(0),
+        runs: Vec::new(),
+    });
+}
+
+/// Neighbouring pixels of a row, in floats from the start of the memory.
+#[derive(Clone, Copy)]
+struct Run {
+    x: usize,
+    out: usize,
+    pixels: usize,
+}
+
+/// All that the tasks of one convolution share.
+struct Job<'a> {
+    call: u64,
+    kernels: Kernels,
+    x: &'a [f32],
+    shape: Shape,
+    to: Shape,
+    packed: &'a Dense,
+    window: Window,
+    fused: Fused<'a>,
+    finish: Finish,
+    /// Whether the kernels read the input itself, pixel after pixel, not a copy of its rows.
+    direct: bool,
+    out: Shared,
+}
+
+/// [`conv`] or [`stem`], as the weights are packed, with an instruction set.
+pub(super) fn run(
+    isa: Isa,
+    x: &[f32],
+    shape: Shape,
+    packed: &Dense,
+    window: Window,
+    fused: Fused,
+    out: &mut [f32],
+) -> Shape {
+    let [channels, from] = packed.channels;
+    assert_eq!(
+        shape.channels, from,
+        "convolution: the input has {} channels and the weight {from}",
+        shape.channels
+    );
+    let [height, width] = window.output(shape.height, shape.width, packed.kernel);
+    let to = Shape {
+        batch: shape.batch,
+        channels,
+        height,
+        width,
+    };
+    to.check("convolution: output", out.len());
+    if let Some(residual) = fused.residual {
+        to.check("convolution: residual", residual.len());
+    }
+    if let Some(scale) = fused.scale {
+        assert_eq!(
+            scale.len(),
+            shape.batch * shape.channels,
+            "convolution: factors of {shape:?}"
+        );
+    }
+    if shape.batch == 0 {
+        return to;
+    }
+
+    let point = packed.kernel == [1, 1];
+    let direct = point && window == Window::POINT && fused.scale.is_none();
+    let kernels = if packed.lanes == BLOCK {
+        Kernels::blocked(isa)
+    } else {
+        Kernels::planar(isa)
+    };
+    let products = channels * from * packed.kernel[0] * packed.kernel[1];
+    let (lines, line, grain) = if direct {
+        (to.plane(), 1, kernels.pixels())
+    } else {
+        (to.height, shape.width * window.stride, 1)
+    };
+    let plan = Plan::new(&Work {
+        batch: shape.batch,
+        lines,
+        line_bytes: line * from.next_multiple_of(packed.lanes) * size_of::<f32>(),
+        grain,
+        columns: to.blocks().div_ceil(kernels.out_blocks()),
+        products: products * to.plane() * shape.batch,
+        threads: rayon::current_num_threads(),
+    });
+    let job = Job {
+        call: CALLS.fetch_add(1, Ordering::Relaxed) + 1,
+        kernels,
+        x,
+        shape,
+        to,
+        packed,
+        window,
+        fused,
+        finish: finish(fused.activation),
+        direct,
+        out: Shared::new(out),
+    };
+    let work = |number| SCRATCH.with_borrow_mut(|scratch| job.task(&plan.task(number), scratch));
+    if plan.tasks() == 1 {
+        work(0);
+    } else {
+        (0..plan.tasks()).into_par_iter().for_each(work);
+    }
+    to
+}
+
+impl Job<'_> {
+    fn task(&self, task: &Task, scratch: &mut Scratch) {
+        let Scratch { held, rows, runs } = scratch;
+        let (x, x_block, taps) = self.input(task, held, rows, runs);
+        let lanes = self.packed.lanes;
+        let taps_len = taps.len();
+        let blocks = self.shape.channels.div_ceil(lanes);
+        let last = self.shape.channels - (blocks - 1) * lanes;
+        let out_block = self.to.plane() * BLOCK;
+        let weight_block = blocks * taps_len * lanes * BLOCK;
+        let residual = self.fused.residual;
+        let most = self.kernels.pixels();
+        for column in task.columns.clone() {
+            let first = column * self.kernels.out_blocks();
+            let count = self.kernels.out_blocks().min(self.to.blocks() - first);
+            let run = |rows: &[Run], done: usize, pixels: usize| {
+                let second = rows[rows.len() - 1];
+                let runs = [rows[0], second];
+                let at = runs.map(|run| run.out + first * out_block + done * BLOCK);
+                // SAFETY: a run lies within an image of the input and output, so that these
+                // are offsets within the slices; `first` is one of the weight's blocks.
+                let tile = unsafe {
+                    Tile {
+                        x: runs.map(|run| x.as_ptr().add(run.x + done * lanes)),
+                        x_block,
+                        blocks,
+                        last,
+                        taps: &taps,
+                        weight: self.packed.weight.as_ptr().add(first * weight_block),
+                        weight_block,
+                        bias: self.packed.bias.as_ptr().add(first * BLOCK),
+                        out: at.map(|at| self.out.get().add(at)),
+                        out_block,
+                        residual: at
+                            .map(|at| residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at))),
+                        finish: self.finish,
+                    }
+                };
+                // SAFETY: the table has kernels for this processor alone. The lengths of the
+                // weight, output, residual and input were checked or made in `run`, `Dense::new`
+                // and `Copied`; the tasks share no run of an output block, so nobody else reads
+                // or writes this part of the output.
+                unsafe { (self.kernels.get(count, rows.len(), pixels))(&tile) };
+            };
+            let mut runs = &runs[..];
+            while let [one, rest @ ..] = runs {
+                let pair = rest.first().is_some_and(|two| two.pixels == one.pixels);
+                if pair && 2 * one.pixels <= most {
+                    run(&runs[..2], 0, one.pixels);
+                    runs = &rest[1..];
+                    continue;
+                }
+                // Pieces of nearly the same length.
+                let pieces = one.pixels.div_ceil(most);
+                let mut done = 0;
+                for piece in 0..pieces {
+                    let pixels = (one.pixels - done) / (pieces - piece);
+                    run(&runs[..1], done, pixels);
+                    done += pixels;
+                }
+                runs = rest;
+            }
+        }
+    }
+
+    /// Lists a task's runs of pixels; returns the memory that they are read from, the distance of
+    /// its blocks, and the offsets of the kernel's elements.
+    fn input<'a>(
+        &'a self,
+        task: &Task,
+        held: &mut (u64, usize),
+        rows: &'a mut Buffer,
+        runs: &mut Vec<Run>,
+    ) -> (&'a [f32], usize, Vec<usize>) {
+        let lanes = self.packed.lanes;
+        let images = task.images.clone();
+        let out_image = self.to.blocks() * self.to.plane();
+        runs.clear();
+        if self.direct {
+            let image = self.shape.channels.div_ceil(lanes) * self.shape.plane();
+            runs.extend(images.map(|i| Run {
+                x: (i * image + task.lines.start) * lanes,
+                out: (i * out_image + task.lines.start) * BLOCK,
+                pixels: task.lines.len(),
+            }));
+            return (self.x, self.shape.plane() * lanes, vec![0]);
+        }
+
+        let (kernel, width) = (self.packed.kernel, self.to.width);
+        let copied = Copied::new(self.window, kernel, lanes, task.lines.len(), width);
+        if *held != (self.call, task.chunk) {
+            // Unset for the time of a panic in between.
+            *held = (0, 0);
+            copied.fill(
+                rows,
+                self.x,
+                self.shape,
+                self.window,
+                images.clone(),
+                task.lines.clone(),
+                self.fused.scale,
+            );
+            *held = (self.call, task.chunk);
+        }
+        // Without a border, a row follows the other without a gap.
+        let joined = kernel[1] == 1;
+        let lines = if joined { 1 } else { task.lines.len() };
+        for (number, i) in images.clone().enumerate() {
+            for line in 0..lines {
+                runs.push(Run {
+                    x: number * copied.image + line * copied.row(),
+                    out: (i * out_image + (task.lines.start + line) * width) * BLOCK,
+                    pixels: width * task.lines.len() / lines,
+                });
+            }
+        }
+        (rows, images.len() * copied.image, copied.taps())
+    }
+}

@@ -1,0 +1,67 @@
+//! Memory aligned to the lines of the cache.
+
+use std::ops::{Deref, DerefMut};
+
+/// One line of a cache, and one vector of AVX-512.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// Floats that start on a line of the cache. The kernels take slices of any alignment; vectors
+/// that straddle two lines cost them time.
+#[derive(Clone)]
+pub struct Buffer {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl Buffer {
+    /// `len` zeros.
+    pub fn new(len: usize) -> Self {
+        let lines = vec![Line([0.0; 16]); len.div_ceil(16)];
+        Self { lines, len }
+    }
+
+    /// Makes the length `len`; what stands there afterwards is of no meaning.
+    pub fn resize(&mut self, len: usize) {
+        if len > self.lines.len() * 16 {
+            self.lines = vec![Line([0.0; 16]); len.div_ceil(16)];
+        }
+        self.len = len;
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: a line is 16 floats without gaps, and `len` is at most 16 times the lines.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: a line is 16 floats without gaps, and `len` is at most 16 times the lines.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// A pointer for tasks that write to separate parts of one slice.
+#[derive(Clone, Copy)]
+pub(super) struct Shared(*mut f32);
+
+// SAFETY: the pointer is only an address; whoever writes through it says why nobody else does.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(super) fn new(slice: &mut [f32]) -> Self {
+        Self(slice.as_mut_ptr())
+    }
+
+    pub(super) fn get(self) -> *mut f32 {
+        self.0
+    }
+}

@@ -1,0 +1,478 @@
+//! Every kernel against plain loops in double precision, for every instruction set at hand.
+
+use super::super::Activation;
+use super::vector::Isa;
+use super::*;
+
+/// Numbers from -1 to 1 (Marsaglia's xorshift).
+struct Random(u64);
+
+impl Random {
+    fn number(&mut self) -> f32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn numbers(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.number()).collect()
+    }
+}
+
+fn shape(batch: usize, channels: usize, height: usize, width: usize) -> Shape {
+    Shape {
+        batch,
+        channels,
+        height,
+        width,
+    }
+}
+
+fn blocked(x: &[f32], shape: Shape) -> Buffer {
+    let mut y = Buffer::new(shape.blocked_len());
+    y.fill(f32::NAN);
+    to_blocked(x, shape, &mut y);
+    y
+}
+
+/// Back to `[batch, channels, height, width]`, where what fills up the last block is zero.
+fn plain(x: &[f32], shape: Shape) -> Vec<f32> {
+    let mut y = vec![f32::NAN; shape.plain_len()];
+    from_blocked(x, shape, &mut y);
+    let fill = shape.channels % BLOCK;
+    if fill > 0 {
+        let planes = x.chunks_exact(shape.plane() * BLOCK);
+        for plane in planes.skip(shape.blocks() - 1).step_by(shape.blocks()) {
+            for pixel in plane.chunks_exact(BLOCK) {
+                assert!(pixel[fill..].iter().all(|x| *x == 0.0), "{shape:?}");
+            }
+        }
+    }
+    y
+}
+
+/// Norm of the difference over the norm.
+fn error(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let (mut difference, mut norm) = (0.0, 0.0);
+    for (f, e) in found.iter().zip(expected) {
+        difference += (f64::from(*f) - e).powi(2);
+        norm += e * e;
+    }
+    (difference / f64::max(norm, 1e-30)).sqrt()
+}
+
+fn activate(x: f64, activation: Activation) -> f64 {
+    match activation {
+        Activation::Identity => x,
+        Activation::Relu => x.max(0.0),
+        Activation::Relu6 => x.clamp(0.0, 6.0),
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        _ => unreachable!(),
+    }
+}
+
+/// Convolution of `[batch, in, height, width]` with `[out, in / groups, kh, kw]`.
+struct Reference<'a> {
+    x: &'a [f32],
+    shape: Shape,
+    weight: &'a [f32],
+    bias: &'a [f32],
+    kernel: [usize; 2],
+    window: Window,
+    depthwise: bool,
+    residual: Option<&'a [f32]>,
+    activation: Activation,
+}
+
+impl Reference<'_> {
+    fn compute(&self) -> Vec<f64> {
+        let Self { shape, window, .. } = self;
+        let [kh, kw] = self.kernel;
+        let [height, width] = window.output(shape.height, shape.width, self.kernel);
+        let mut y = Vec::new();
+        for n in 0..shape.batch {
+            for (o, bias) in self.bias.iter().enumerate() {
+                let from = if self.depthwise { 1 } else { shape.channels };
+                for (row, column) in (0..height).flat_map(|r| (0..width).map(move |c| (r, c))) {
+                    let mut sum = f64::from(*bias);
+                    for i in 0..from {
+                        let channel = if self.depthwise { o } else { i };
+                        for r in 0..kh {
+                            for c in 0..kw {
+                                let down = row * window.stride + r;
+                                let right = column * window.stride + c;
+                                let (Some(down), Some(right)) = (
+                                    down.checked_sub(window.padding[0].0),
+                                    right.checked_sub(window.padding[1].0),
+                                ) else {
+                                    continue;
+                                };
+                                if down >= shape.height || right >= shape.width {
+                                    continue;
+                                }
+                                let at = (n * shape.channels + channel) * shape.height + down;
+                                let w = self.weight[((o * from + i) * kh + r) * kw + c];
+                                sum += f64::from(self.x[at * shape.width + right]) * f64::from(w);
+                            }
+                        }
+                    }
+                    if let Some(residual) = self.residual {
+                        sum += f64::from(residual[y.len()]);
+                    }
+                    y.push(activate(sum, self.activation));
+                }
+            }
+        }
+        y
+    }
+}
+
+const ACTIVATIONS: [Activation; 4] = [
+    Activation::Identity,
+    Activation::Relu,
+    Activation::Relu6,
+    Activation::Silu,
+];
+
+fn check_dense(shape: Shape, out: usize, kernel: [usize; 2], window: Window, seed: usize) {
+    let mut random = Random(seed as u64 + 0x9e37_79b9_7f4a_7c15);
+    let x = random.numbers(shape.plain_len());
+    let weight = random.numbers(out * shape.channels * kernel[0] * kernel[1]);
+    let bias = random.numbers(out);
+    let [height, width] = window.output(shape.height, shape.width, kernel);
+    let to = Shape {
+        channels: out,
+        height,
+        width,
+        ..shape
+    };
+    let residual = random.numbers(to.plain_len());
+    let scale = random.numbers(shape.batch * shape.channels);
+    let activation = ACTIVATIONS[seed % 4];
+    let (with_residual, with_scale) = (seed % 3 == 1, seed % 5 == 2);
+
+    let scaled: Vec<f32> = if with_scale {
+        let planes = x.chunks_exact(shape.plane()).zip(&scale);
+        planes
+            .flat_map(|(x, s)| x.iter().map(move |x| x * s))
+            .collect()
+    } else {
+        x.clone()
+    };
+    let expected = Reference {
+        x: &scaled,
+        shape,
+        weight: &weight,
+        bias: &bias,
+        kernel,
+        window,
+        depthwise: false,
+        residual: with_residual.then_some(&residual[..]),
+        activation,
+    }
+    .compute();
+    let blocks = blocked(&x, shape);
+    let residual = blocked(&residual, to);
+    let packed = pack(
+        &weight,
+        Some(&bias),
+        out,
+        shape.channels,
+        kernel[0],
+        kernel[1],
+    );
+    let mut fused = Fused::new(activation);
+    if with_residual {
+        fused = fused.with_residual(&residual);
+    }
+    if with_scale {
+        fused = fused.with_scale(&scale);
+    }
+    for isa in Isa::available() {
+        let what = format!("{isa:?} {shape:?} to {out}, {kernel:?}, {window:?}, {fused:?}");
+        let mut y = Buffer::new(to.blocked_len());
+        y.fill(f32::NAN);
+        assert_eq!(
+            dense::run(isa, &blocks, shape, &packed.0, window, fused, &mut y),
+            to
+        );
+        let error = error(&plain(&y, to), &expected);
+        assert!(error < 1e-6, "{error:e}: {}", &what[..what.len().min(300)]);
+    }
+    if with_scale || with_residual {
+        return;
+    }
+    let packed = pack_stem(
+        &weight,
+        Some(&bias),
+        out,
+        shape.channels,
+        kernel[0],
+        kernel[1],
+    );
+    for isa in Isa::available() {
+        let mut y = Buffer::new(to.blocked_len());
+        y.fill(f32::NAN);
+        dense::run(isa, &x, shape, &packed.0, window, fused, &mut y);
+        let error = error(&plain(&y, to), &expected);
+        assert!(
+            error < 1e-6,
+            "stem {isa:?} {shape:?} {kernel:?} {window:?}: {error:e}"
+        );
+    }
+}
+
+/// Sizes that no tile divides, one pixel, and rows longer than a tile.
+const SIZES: [[usize; 2]; 7] = [[1, 1], [2, 3], [7, 7], [5, 14], [9, 8], [13, 29], [4, 17]];
+
+fn windows(kernel: usize) -> impl Iterator<Item = Window> {
+    let half = kernel / 2;
+    let pads = [
+        (half, half),
+        (kernel - 1, 0),
+        (half.saturating_sub(1), half),
+    ];
+    let windows = pads.map(|rows| {
+        let padding = [rows, (rows.1, rows.0)];
+        [1, 2, 3].map(|stride| Window { stride, padding })
+    });
+    windows.into_iter().flatten()
+}
+
+fn fits(window: Window, [height, width]: [usize; 2], kernel: usize) -> bool {
+    let [rows, columns] = window.padding;
+    height + rows.0 + rows.1 >= kernel && width + columns.0 + columns.1 >= kernel
+}
+
+#[test]
+fn dense_convolutions_agree_with_plain_loops() {
+    let mut seed = 0;
+    for kernel in [1, 3, 5, 7] {
+        for window in windows(kernel) {
+            for size in SIZES.into_iter().filter(|size| fits(window, *size, kernel)) {
+                for batch in [1, 3] {
+                    // Every pair of channels comes, though not with every other choice.
+                    let from = [3, 17, 24, 32, 40][seed % 5];
+                    let out = [17, 3, 40, 24, 32, 70, 16][seed % 7];
+                    let shape = shape(batch, from, size[0], size[1]);
+                    check_dense(shape, out, [kernel; 2], window, seed);
+                    seed += 1;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn wide_and_oblong_convolutions_agree_with_plain_loops() {
+    let three = Window::new(1, 1);
+    check_dense(shape(3, 144, 7, 7), 144, [3, 3], three, 0);
+    check_dense(shape(1, 144, 12, 12), 40, [1, 1], Window::POINT, 1);
+    check_dense(shape(3, 40, 19, 21), 144, [1, 1], Window::POINT, 3);
+    check_dense(shape(2, 144, 12, 12), 24, [1, 1], Window::POINT, 2);
+    check_dense(shape(2, 20, 9, 11), 33, [3, 1], Window::new(2, 1), 4);
+    check_dense(shape(2, 20, 9, 11), 33, [1, 5], Window::new(1, 2), 5);
+    check_dense(shape(4, 512, 7, 7), 32, [1, 1], Window::new(2, 0), 7);
+    // More than one task, and images split into rows.
+    check_dense(shape(1, 64, 56, 56), 64, [3, 3], three, 8);
+    check_dense(shape(1, 3, 60, 60), 64, [7, 7], Window::new(2, 3), 9);
+}
+
+fn check_depthwise(shape: Shape, kernel: [usize; 2], window: Window, seed: usize) {
+    let mut random = Random(seed as u64 + 0x2545_f491_4f6c_dd1d);
+    let x = random.numbers(shape.plain_len());
+    let weight = random.numbers(shape.channels * kernel[0] * kernel[1]);
+    let bias = random.numbers(shape.channels);
+    let activation = ACTIVATIONS[seed % 4];
+    let expected = Reference {
+        x: &x,
+        shape,
+        weight: &weight,
+        bias: &bias,
+        kernel,
+        window,
+        depthwise: true,
+        residual: None,
+        activation,
+    }
+    .compute();
+    let [height, width] = window.output(shape.height, shape.width, kernel);
+    let to = Shape {
+        height,
+        width,
+        ..shape
+    };
+    let planes = expected.chunks_exact(to.plane());
+    let expected_means: Vec<f64> = planes
+        .map(|plane| plane.iter().sum::<f64>() / to.plane() as f64)
+        .collect();
+    let x = blocked(&x, shape);
+    let packed = pack_depthwise(&weight, Some(&bias), shape.channels, kernel[0], kernel[1]);
+    for isa in Isa::available() {
+        for with_means in [false, true] {
+            let mut y = Buffer::new(to.blocked_len());
+            y.fill(f32::NAN);
+            let mut means = vec![f32::NAN; shape.batch * shape.channels];
+            let slot = with_means.then_some(&mut means[..]);
+            let f = finish(activation);
+            assert_eq!(
+                depthwise::run(isa, &x, shape, &packed, window, f, slot, &mut y),
+                to
+            );
+            let e = error(&plain(&y, to), &expected);
+            assert!(e < 1e-6, "{isa:?} {shape:?} {kernel:?} {window:?}: {e:e}");
+            if with_means {
+                let e = error(&means, &expected_means);
+                assert!(e < 3e-6, "means of {isa:?} {shape:?} {window:?}: {e:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn depthwise_convolutions_agree_with_plain_loops() {
+    let mut seed = 0;
+    for kernel in [1, 3, 5, 7] {
+        for window in windows(kernel) {
+            for size in SIZES.into_iter().filter(|size| fits(window, *size, kernel)) {
+                for batch in [1, 3] {
+                    let channels = [3, 17, 24, 32, 40, 144][seed % 6];
+                    let shape = shape(batch, channels, size[0], size[1]);
+                    check_depthwise(shape, [kernel; 2], window, seed);
+                    seed += 1;
+                }
+            }
+        }
+    }
+    check_depthwise(shape(1, 16, 9, 9), [5, 3], Window::new(1, 2), 3);
+    check_depthwise(shape(1, 16, 80, 90), [3, 3], Window::new(1, 1), 3);
+    check_depthwise(shape(1, 20, 90, 80), [5, 5], Window::new(2, 2), 1);
+}
+
+#[test]
+fn silu_is_exact_to_rounding() {
+    // One input and weight of 1 make the activation itself visible.
+    let x: Vec<f32> = (-4000..4000).map(|i| i as f32 / 40.0).collect();
+    let shape = shape(1, 1, 1, x.len());
+    let packed = pack(&[1.0], None, 1, 1, 1, 1);
+    let blocks = blocked(&x, shape);
+    for isa in Isa::available() {
+        let mut y = Buffer::new(shape.blocked_len());
+        let fused = Fused::new(Activation::Silu);
+        dense::run(isa, &blocks, shape, &packed.0, Window::POINT, fused, &mut y);
+        for (x, y) in x.iter().zip(plain(&y, shape)) {
+            let expected = activate(f64::from(*x), Activation::Silu);
+            let difference = (f64::from(y) - expected).abs();
+            assert!(
+                difference <= 1e-6 * expected.abs().max(1e-6),
+                "{isa:?} silu({x}) = {y}, not {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_nan_is_not_lost() {
+    let shape = shape(1, 1, 1, 1);
+    let x = blocked(&[f32::NAN], shape);
+    let packed = pack(&[1.0], None, 1, 1, 1, 1);
+    for isa in Isa::available() {
+        for activation in ACTIVATIONS {
+            let mut y = Buffer::new(shape.blocked_len());
+            let fused = Fused::new(activation);
+            dense::run(isa, &x, shape, &packed.0, Window::POINT, fused, &mut y);
+            assert!(y[0].is_nan(), "{isa:?} {activation:?}");
+        }
+    }
+}
+
+#[test]
+fn pooling_and_scaling_agree_with_plain_loops() {
+    let mut random = Random(77);
+    for (batch, channels, height, width) in [(1, 3, 1, 1), (2, 17, 7, 6), (3, 32, 12, 9)] {
+        let shape = shape(batch, channels, height, width);
+        let plane = shape.plane();
+        let x = random.numbers(shape.plain_len());
+        let blocks = blocked(&x, shape);
+        assert_eq!(plain(&blocks, shape), x);
+
+        for (kernel, window) in [
+            (3, Window::new(2, 1)),
+            (2, Window::new(1, 1)),
+            (1, Window::POINT),
+        ] {
+            let [h, w] = window.output(height, width, [kernel; 2]);
+            let to = Shape {
+                height: h,
+                width: w,
+                ..shape
+            };
+            let mut y = Buffer::new(to.blocked_len());
+            y.fill(f32::NAN);
+            assert_eq!(max_pool(&blocks, shape, kernel, window, &mut y), to);
+            let pad = window.padding[0].0;
+            for (i, y) in plain(&y, to).into_iter().enumerate() {
+                let (row, column) = (i / w % h * window.stride, i % w * window.stride);
+                let mut most = f32::NEG_INFINITY;
+                for r in row.max(pad)..(row + kernel).min(height + pad) {
+                    for c in column.max(pad)..(column + kernel).min(width + pad) {
+                        most = most.max(x[i / (h * w) * plane + (r - pad) * width + c - pad]);
+                    }
+                }
+                assert_eq!(y, most, "{shape:?} {kernel} {window:?}");
+            }
+        }
+
+        let mut means = vec![f32::NAN; batch * channels];
+        global_mean(&blocks, shape, &mut means);
+        for (mean, x) in means.iter().zip(x.chunks_exact(plane)) {
+            let expected = x.iter().map(|x| f64::from(*x)).sum::<f64>() / plane as f64;
+            assert!((f64::from(*mean) - expected).abs() < 1e-6);
+        }
+
+        let mut scaled = blocks.clone();
+        scale_channels(&mut scaled, shape, &means);
+        let scaled_plain = plain(&scaled, shape);
+        for (i, y) in scaled_plain.iter().enumerate() {
+            assert_eq!(*y, x[i] * means[i / plane]);
+        }
+        add(&mut scaled, &blocks);
+        for (i, y) in plain(&scaled, shape).into_iter().enumerate() {
+            assert_eq!(y, scaled_plain[i] + x[i]);
+        }
+    }
+}
+
+#[test]
+fn wrong_lengths_are_refused() {
+    let shape = shape(1, 16, 4, 4);
+    let packed = pack(&[0.5; 16 * 16], None, 16, 16, 1, 1);
+    let narrow = pack(&[0.5; 16 * 8], None, 16, 8, 1, 1);
+    let right = vec![1.0; shape.blocked_len()];
+    let attempt = |x: &[f32], packed: &PackedConv, window, fused, len| {
+        let mut y = vec![0.0; len];
+        let call = std::panic::AssertUnwindSafe(|| conv(x, shape, packed, window, fused, &mut y));
+        std::panic::catch_unwind(call).is_err()
+    };
+    let plain = Fused::new(Activation::Identity);
+    let point = Window::POINT;
+    assert!(!attempt(&right, &packed, point, plain, right.len()));
+    assert!(attempt(&right[1..], &packed, point, plain, right.len()));
+    assert!(attempt(&right, &packed, point, plain, right.len() - 1));
+    assert!(attempt(&right, &narrow, point, plain, right.len()));
+    assert!(attempt(
+        &right,
+        &packed,
+        Window::new(0, 0),
+        plain,
+        right.len()
+    ));
+    let gelu = Fused::new(Activation::Gelu);
+    assert!(attempt(&right, &packed, point, gelu, right.len()));
+    let residual = plain.with_residual(&right[1..]);
+    assert!(attempt(&right, &packed, point, residual, right.len()));
+    let scale = plain.with_scale(&right[..15]);
+    assert!(attempt(&right, &packed, point, scale, right.len()));
+}
