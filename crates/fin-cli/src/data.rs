@@ -6,24 +6,30 @@ use std::path::Path;
 use burn::tensor::Device;
 use clap::ValueEnum;
 use fin_core::input::{
-    Column, LabelledColumns, Pair, PairColumns, ReadOptions, ScoredPairColumns, read_pairs,
-    read_scored_pairs, read_texts,
+    Column, LabelledColumns, Pair, PairColumns, ReadOptions, ScoredPairColumns, read_labelled,
+    read_pairs, read_scored_pairs,
 };
 use fin_core::{Embedder, Error, Result};
 use fin_train::Metrics;
-use fin_train::evaluate::{Evaluator, RetrievalEvaluator, StsEvaluator};
+use fin_train::evaluate::{
+    Evaluator, LabelledEvaluator, Rankings, RetrievalEvaluator, StsEvaluator,
+};
 use serde::{Deserialize, Serialize};
 
+use crate::family::{Family, Item, base_of};
 use crate::report;
 
 /// What a model is measured on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EvalTask {
-    /// Whether the similarity of two texts goes with a score.
+    /// Whether the similarity of two items goes with a score.
     Sts,
-    /// How high the documents that belong to a query rank.
+    /// How high the documents that belong to a query rank; in a directory with a directory a class,
+    /// how high the others of an item's class rank.
     Retrieval,
+    /// How high the others of an item's class rank.
+    Labelled,
 }
 
 /// The columns of scored pairs: none chosen, or all three.
@@ -55,7 +61,7 @@ pub fn pair_columns(chosen: &[Column]) -> Result<PairColumns> {
     }
 }
 
-/// The columns of labelled texts: none chosen, or both.
+/// The columns of labelled items: none chosen, or both.
 pub fn labelled_columns(chosen: &[Column]) -> Result<LabelledColumns> {
     match chosen {
         [] => Ok(LabelledColumns::default()),
@@ -63,7 +69,7 @@ pub fn labelled_columns(chosen: &[Column]) -> Result<LabelledColumns> {
             text: Some(text.clone()),
             label: Some(label.clone()),
         }),
-        _ => Err(wrong_number("2 (text, label)", chosen)),
+        _ => Err(wrong_number("2 (item, label)", chosen)),
     }
 }
 
@@ -87,34 +93,71 @@ pub struct EvalSource<'a> {
 
 /// Evaluation data with what is measured on it.
 #[derive(Debug, Clone)]
-pub struct Evaluation {
-    kind: Kind,
+pub struct Evaluation<I> {
+    kind: Kind<I>,
     name: String,
     /// Sizes of the data by name, as in `pairs`.
     pub sizes: Vec<(&'static str, usize)>,
 }
 
 #[derive(Debug, Clone)]
-enum Kind {
-    Sts(StsEvaluator<String>),
-    Retrieval(RetrievalEvaluator<String>),
+enum Kind<I> {
+    Sts(StsEvaluator<I>),
+    Retrieval(RetrievalEvaluator<I>),
+    Labelled(LabelledEvaluator<I>, Vec<String>),
+}
+
+/// A query with what was found for it.
+pub struct Found<'a, I> {
+    pub item: &'a I,
+    pub label: Option<&'a str>,
+    /// Number of items that belong to it.
+    pub relevant: usize,
+    /// What was found, best first: item, label, similarity, and whether it belongs to the query.
+    pub hits: Vec<(&'a I, Option<&'a str>, f32, bool)>,
 }
 
 impl EvalSource<'_> {
     /// Reads the data.
-    pub fn read(&self) -> Result<Evaluation> {
+    pub fn read<F: Family>(&self) -> Result<Evaluation<F::Item>> {
         let name = self.data.display().to_string();
-        match self.task {
-            EvalTask::Sts => self.read_sts(name),
-            EvalTask::Retrieval => self.read_retrieval(name),
+        let classes = match self.task {
+            EvalTask::Sts => None,
+            EvalTask::Retrieval => F::by_class(self.data).transpose()?,
+            EvalTask::Labelled => match F::by_class(self.data).transpose()? {
+                Some(classes) => Some(classes),
+                None => Some(labelled_items::<F>(self.data, self.columns, self.read)?),
+            },
+        };
+        if self.corpus.is_some() && (self.task == EvalTask::Sts || classes.is_some()) {
+            let reason = "a corpus is for the task retrieval on pairs; this data has none";
+            return Err(Error::argument("corpus", reason));
+        }
+        match classes {
+            Some(classes) => self.labelled(name, classes),
+            None if self.task == EvalTask::Sts => self.read_sts::<F>(name),
+            None => self.read_retrieval::<F>(name),
         }
     }
 
-    fn read_sts(&self, name: String) -> Result<Evaluation> {
-        if self.corpus.is_some() {
-            let reason = "a corpus is for the task retrieval; the task sts has none";
-            return Err(Error::argument("corpus", reason));
+    fn labelled<I: Item>(&self, name: String, items: Vec<(I, String)>) -> Result<Evaluation<I>> {
+        if !self.columns.is_empty() && self.data.is_dir() {
+            let reason = "are for files; a directory has none";
+            return Err(Error::argument("columns", reason));
         }
+        let (items, labels): (Vec<I>, Vec<String>) = items.into_iter().unzip();
+        let classes: std::collections::HashSet<&String> = labels.iter().collect();
+        let sizes = vec![("items", items.len()), ("classes", classes.len())];
+        let evaluator = LabelledEvaluator::new(name.clone(), items, &labels)
+            .map_err(|error| about(self.data, error))?
+            .with_cutoffs(self.cutoffs)?;
+        let kind = Kind::Labelled(evaluator, labels);
+        Ok(Evaluation { kind, name, sizes })
+    }
+
+    fn read_sts<F: Family>(&self, name: String) -> Result<Evaluation<F::Item>> {
+        let base = base_of(self.data);
+        let item = |cell| F::Item::from_cell(cell, &base);
         let rows = read_scored_pairs(self.data, &scored_columns(self.columns)?, self.read)?;
         if rows.len() < 2 {
             let reason = "holds one pair; a correlation needs at least 2";
@@ -122,8 +165,8 @@ impl EvalSource<'_> {
         }
         let (mut first, mut second, mut scores) = (Vec::new(), Vec::new(), Vec::new());
         for row in rows {
-            first.push(row.sentence1);
-            second.push(row.sentence2);
+            first.push(item(row.sentence1));
+            second.push(item(row.sentence2));
             scores.push(f64::from(row.score));
         }
         let sizes = vec![("pairs", scores.len())];
@@ -131,21 +174,28 @@ impl EvalSource<'_> {
         Ok(Evaluation { kind, name, sizes })
     }
 
-    fn read_retrieval(&self, name: String) -> Result<Evaluation> {
+    fn read_retrieval<F: Family>(&self, name: String) -> Result<Evaluation<F::Item>> {
         let columns = PairColumns {
             negatives: Some(Vec::new()),
             ..pair_columns(self.columns)?
         };
         let rows = read_pairs(self.data, &columns, self.read)?;
         let further = match self.corpus {
-            Some(path) => read_texts(path, self.corpus_column, self.read)?,
+            Some(path) => F::read(path, self.corpus_column, self.read)?.collect::<Result<_>>()?,
             None => Vec::new(),
         };
+        let base = base_of(self.data);
+        let item = |cell| F::Item::from_cell(cell, &base);
+        let rows = rows.into_iter().map(
+            |Pair {
+                 anchor, positive, ..
+             }| (item(anchor), item(positive)),
+        );
         let Relevance {
             queries,
             documents,
             relevant,
-        } = Relevance::new(rows, further);
+        } = Relevance::new(rows.collect(), further);
         let sizes = vec![("queries", queries.len()), ("documents", documents.len())];
         let evaluator = RetrievalEvaluator::new(name.clone(), queries, documents, relevant)?
             .with_cutoffs(self.cutoffs)?;
@@ -156,21 +206,21 @@ impl EvalSource<'_> {
 
 /// Distinct queries and documents in order of their first occurrence, and which belong together.
 #[derive(Debug, PartialEq)]
-struct Relevance {
-    queries: Vec<String>,
-    documents: Vec<String>,
+struct Relevance<I> {
+    queries: Vec<I>,
+    documents: Vec<I>,
     /// Indices of the documents of each query.
     relevant: Vec<Vec<usize>>,
 }
 
-impl Relevance {
-    fn new(rows: Vec<Pair>, further: Vec<String>) -> Self {
+impl<I: Item> Relevance<I> {
+    fn new(rows: Vec<(I, I)>, further: Vec<I>) -> Self {
         let mut queries = Distinct::default();
         let mut documents = Distinct::default();
         let mut relevant: Vec<Vec<usize>> = Vec::new();
-        for row in rows {
-            let query = queries.index_of(row.anchor);
-            let document = documents.index_of(row.positive);
+        for (query, document) in rows {
+            let query = queries.index_of(query);
+            let document = documents.index_of(document);
             if query == relevant.len() {
                 relevant.push(Vec::new());
             }
@@ -178,46 +228,72 @@ impl Relevance {
                 relevant[query].push(document);
             }
         }
-        for text in further {
-            documents.index_of(text);
+        for item in further {
+            documents.index_of(item);
         }
         Self {
-            queries: queries.texts,
-            documents: documents.texts,
+            queries: queries.items,
+            documents: documents.items,
             relevant,
         }
     }
 }
 
-/// Texts without repetitions.
-#[derive(Default)]
-struct Distinct {
-    texts: Vec<String>,
-    indices: HashMap<String, usize>,
+/// Items without repetitions.
+struct Distinct<I> {
+    items: Vec<I>,
+    indices: HashMap<I, usize>,
 }
 
-impl Distinct {
-    /// Index of a text, which is added where it is new.
-    fn index_of(&mut self, text: String) -> usize {
-        if let Some(&index) = self.indices.get(&text) {
+impl<I> Default for Distinct<I> {
+    fn default() -> Self {
+        Self {
+            items: Vec::new(),
+            indices: HashMap::new(),
+        }
+    }
+}
+
+impl<I: Item> Distinct<I> {
+    /// Index of an item, which is added where it is new.
+    fn index_of(&mut self, item: I) -> usize {
+        if let Some(&index) = self.indices.get(&item) {
             return index;
         }
-        let index = self.texts.len();
-        self.texts.push(text.clone());
-        self.indices.insert(text, index);
+        let index = self.items.len();
+        self.items.push(item.clone());
+        self.indices.insert(item, index);
         index
     }
 }
 
-impl<E: Embedder<Item = String>> Evaluator<E> for Evaluation {
-    fn name(&self) -> &str {
-        &self.name
+impl<I: Item> Evaluation<I> {
+    /// The rankings that the metrics are of; there are none of scored pairs.
+    pub fn rank<E: Embedder<Item = I>>(
+        &self,
+        embedder: &E,
+        device: &Device,
+    ) -> Result<Option<Rankings>> {
+        match &self.kind {
+            Kind::Sts(_) => Ok(None),
+            Kind::Retrieval(evaluator) => evaluator.rank(embedder, device).map(Some),
+            Kind::Labelled(evaluator, _) => evaluator.rank(embedder, device).map(Some),
+        }
     }
 
-    fn evaluate(&self, embedder: &E, device: &Device) -> Result<Metrics> {
-        let measured = match &self.kind {
-            Kind::Sts(evaluator) => evaluator.evaluate(embedder, device)?,
-            Kind::Retrieval(evaluator) => evaluator.evaluate(embedder, device)?,
+    /// The metrics of these rankings, or of scored pairs.
+    pub fn measure<E: Embedder<Item = I>>(
+        &self,
+        rankings: Option<&Rankings>,
+        embedder: &E,
+        device: &Device,
+    ) -> Result<Metrics> {
+        let measured = match (&self.kind, rankings) {
+            (Kind::Retrieval(evaluator), Some(rankings)) => evaluator.measure(rankings)?,
+            (Kind::Labelled(evaluator, _), Some(rankings)) => evaluator.measure(rankings)?,
+            (Kind::Sts(evaluator), _) => evaluator.evaluate(embedder, device)?,
+            (Kind::Retrieval(evaluator), None) => evaluator.evaluate(embedder, device)?,
+            (Kind::Labelled(evaluator, _), None) => evaluator.evaluate(embedder, device)?,
         };
         let mut metrics = Metrics::default();
         for (name, value) in measured.iter() {
@@ -225,6 +301,87 @@ impl<E: Embedder<Item = String>> Evaluator<E> for Evaluation {
             metrics.insert(name.replace("accuracy@", "hit@"), value);
         }
         Ok(metrics)
+    }
+
+    /// Queries that something belongs to, at most `queries` and spread evenly over all of them, with
+    /// the first `k` items that were found for each; and how many such queries there are.
+    pub fn examples<'a>(
+        &'a self,
+        rankings: &Rankings,
+        queries: usize,
+        k: usize,
+    ) -> (Vec<Found<'a, I>>, usize) {
+        let (items, found, labels): (&[I], &[I], Option<&[String]>) = match &self.kind {
+            Kind::Sts(_) => return (Vec::new(), 0),
+            Kind::Retrieval(evaluator) => (evaluator.queries(), evaluator.corpus(), None),
+            Kind::Labelled(evaluator, labels) => {
+                (evaluator.items(), evaluator.items(), Some(labels))
+            }
+        };
+        let mut sizes: HashMap<&str, usize> = HashMap::new();
+        for label in labels.into_iter().flatten() {
+            *sizes.entry(label).or_default() += 1;
+        }
+        let label = |i: usize| labels.map(|labels| labels[i].as_str());
+        let relevant = |query: usize| match &self.kind {
+            Kind::Sts(_) => 0,
+            Kind::Retrieval(evaluator) => evaluator.relevant()[query].len(),
+            Kind::Labelled(..) => label(query).map_or(0, |label| sizes[label] - 1),
+        };
+        let belongs = |query: usize, other: usize| match &self.kind {
+            Kind::Sts(_) => false,
+            Kind::Retrieval(evaluator) => evaluator.relevant()[query].contains(&other),
+            Kind::Labelled(..) => label(query) == label(other),
+        };
+        let usable: Vec<usize> = (0..items.len().min(rankings.len()))
+            .filter(|&query| relevant(query) > 0)
+            .collect();
+        let shown = queries.min(usable.len());
+        let chosen = (0..shown).map(|i| usable[i * usable.len() / shown]);
+        let examples = chosen.map(|query| Found {
+            item: &items[query],
+            label: label(query),
+            relevant: relevant(query),
+            hits: rankings[query]
+                .iter()
+                .take(k)
+                .map(|&(other, score)| (&found[other], label(other), score, belongs(query, other)))
+                .collect(),
+        });
+        (examples.collect(), usable.len())
+    }
+}
+
+impl<I: Item, E: Embedder<Item = I>> Evaluator<E> for Evaluation<I> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn evaluate(&self, embedder: &E, device: &Device) -> Result<Metrics> {
+        self.measure(None, embedder, device)
+    }
+}
+
+/// Items with a label each of a file, paths being relative to its directory.
+pub fn labelled_items<F: Family>(
+    path: &Path,
+    columns: &[Column],
+    read: ReadOptions,
+) -> Result<Vec<(F::Item, String)>> {
+    let base = base_of(path);
+    let rows = read_labelled(path, &labelled_columns(columns)?, read)?;
+    let item = |cell| F::Item::from_cell(cell, &base);
+    Ok(rows
+        .into_iter()
+        .map(|row| (item(row.text), row.label))
+        .collect())
+}
+
+/// An error about a list of items, about the file that they are from.
+pub fn about(path: &Path, error: Error) -> Error {
+    match error {
+        Error::Argument { reason, .. } => Error::invalid(path, reason),
+        other => other,
     }
 }
 
@@ -274,13 +431,8 @@ pub fn metric_rows(measured: &[(&str, &Metrics)]) -> Vec<Vec<String>> {
 mod tests {
     use super::*;
 
-    fn pair(anchor: &str, positive: &str) -> Pair {
-        Pair {
-            line: 1,
-            anchor: anchor.into(),
-            positive: positive.into(),
-            negatives: Vec::new(),
-        }
+    fn pair(anchor: &str, positive: &str) -> (String, String) {
+        (anchor.into(), positive.into())
     }
 
     #[test]

@@ -6,6 +6,8 @@
 mod args;
 mod commands;
 mod data;
+mod family;
+mod html;
 mod model;
 mod report;
 
@@ -17,10 +19,10 @@ use fin_registry::{Catalogue, Registry};
 
 use crate::report::{Failure, note};
 
-/// Turn texts into vectors, search with them, and fine-tune the models that make them.
+/// Turn texts and images into vectors, search with them, and fine-tune the models that make them.
 ///
-/// A model is a name in the catalogue (`fin models`) or a directory in the format of Hugging Face
-/// or sentence-transformers. The files of a name are downloaded when they are first needed. Results
+/// A model is a name in the catalogue (`fin models`), a directory in the format of Hugging Face or
+/// sentence-transformers, or one that fin wrote. The files of a name are downloaded when they are first needed. Results
 /// go to stdout, everything else to stderr. The exit code is 0 for success, 1 for an error and 2
 /// for a wrong command line.
 #[derive(Debug, Parser)]
@@ -45,7 +47,8 @@ Examples:
   fin search --corpus corpus.csv --column answer --model all-minilm-l6-v2 --query 'closing time?'
   fin fit --model all-minilm-l6-v2 --train train.csv --eval eval.csv \\
       --loss multiple_negatives_ranking --epochs 3 --output tuned
-  fin eval --model ./tuned --data eval.csv --task retrieval";
+  fin eval --model ./tuned --data eval.csv --task retrieval
+  fin search --corpus photos/ --model resnet-base --query pier.jpg";
 
 #[derive(Debug, Subcommand)]
 enum Command {

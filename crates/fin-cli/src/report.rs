@@ -127,8 +127,8 @@ pub fn note_model(model: &Model) {
 }
 
 /// Says on stderr how many texts were cut to the maximum length, if any.
-pub fn note_truncated(truncated: usize, max_length: usize) {
-    if truncated > 0 {
+pub fn note_truncated(truncated: usize, max_length: Option<usize>) {
+    if let (1.., Some(max_length)) = (truncated, max_length) {
         let verb = if truncated == 1 { "was" } else { "were" };
         note!(
             "{} longer than {max_length} tokens {verb} cut to that length; --max-length sets it",
@@ -145,7 +145,9 @@ pub fn check_replaceable(output: &Path, overwrite: bool, flag: &str) -> fin_core
     if entries.next().is_none() {
         return Ok(());
     }
-    let is_model = output.join("config.json").is_file() || output.join("modules.json").is_file();
+    let is_model = ["config.json", "modules.json", "fin.json"]
+        .iter()
+        .any(|name| output.join(name).is_file());
     let reason = match (is_model, overwrite) {
         (true, true) => return Ok(()),
         (true, false) => format!(

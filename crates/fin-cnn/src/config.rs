@@ -57,6 +57,9 @@ pub struct ModelConfig {
     /// Their licence.
     #[serde(default)]
     pub licence: Option<String>,
+    /// What a conversion says of the files that it read and wrote; for people and other programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<serde_json::Value>,
 }
 
 /// The families that write a `fin.json`.
@@ -80,6 +83,7 @@ impl ModelConfig {
             normalize: false,
             source: None,
             licence: None,
+            provenance: None,
         }
     }
 

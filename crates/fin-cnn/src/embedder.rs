@@ -56,6 +56,7 @@ pub struct ImageEmbedder {
     max_pixels: u64,
     augmentation: Option<Augmentation>,
     freeze: bool,
+    dialect: Dialect,
     report: LoadReport,
 }
 
@@ -233,6 +234,7 @@ impl ImageEmbedder {
             max_pixels: options.max_pixels.unwrap_or(MAX_PIXELS),
             augmentation: options.augmentation,
             freeze: options.freeze,
+            dialect,
             report,
         })
     }
@@ -240,6 +242,16 @@ impl ImageEmbedder {
     /// What became of every tensor of the checkpoint.
     pub fn report(&self) -> &LoadReport {
         &self.report
+    }
+
+    /// Whose names the checkpoint's keys have.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Components of the backbone's features, before any projection.
+    pub fn hidden_size(&self) -> usize {
+        self.backbone.hidden_size()
     }
 
     /// What the model is, with the options applied.
@@ -327,6 +339,8 @@ impl ImageEmbedder {
         let config = ModelConfig {
             pooling: self.network.pooling,
             normalize: self.network.normalize,
+            // These weights are not the ones that were converted.
+            provenance: None,
             ..ModelConfig::clone(&self.config)
         };
         let text = serde_json::to_string_pretty(&config)

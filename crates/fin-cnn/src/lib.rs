@@ -25,6 +25,7 @@
 
 pub mod architecture;
 mod config;
+mod convert;
 pub mod efficientnet;
 mod embedder;
 pub mod layers;
@@ -35,6 +36,7 @@ pub mod resnet;
 
 pub use architecture::{Architecture, BackboneConfig, CnnBackbone};
 pub use config::{CONFIG_FILE, Family, ModelConfig};
+pub use convert::ImageConversion;
 pub use embedder::{EncodedImage, ImageEmbedder, ImageOptions};
 pub use names::Dialect;
 pub use network::{CnnNetwork, ImageBatch};

@@ -24,6 +24,25 @@ pub enum Dialect {
     EfficientNetPytorch,
 }
 
+impl Dialect {
+    /// Every dialect.
+    pub const ALL: [Self; 3] = [Self::Torchvision, Self::Timm, Self::EfficientNetPytorch];
+
+    /// Name in the catalogue.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Torchvision => "torchvision",
+            Self::Timm => "timm",
+            Self::EfficientNetPytorch => "efficientnet-pytorch",
+        }
+    }
+
+    /// The dialect of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dialect| dialect.name() == name)
+    }
+}
+
 /// Classifier heads in the three, which are left aside.
 const HEADS: [&str; 3] = ["fc.*", "classifier.*", "_fc.*"];
 

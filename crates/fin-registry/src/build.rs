@@ -4,12 +4,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use fin_core::{
-    BatchLimits, DeviceSpec, Embedder, EmbeddingNetwork, Embeddings, PostProcess, Result, encode,
-};
-use fin_transformer::{TextEmbedder, TextOptions, TextPooling};
+use fin_cnn::{Architecture as Network, CONFIG_FILE, ImageEmbedder, ImageOptions, ModelConfig};
+use fin_core::image::Augmentation;
+use fin_core::{BatchLimits, DeviceSpec, Embedder, EmbeddingNetwork, Embeddings, Error, Result};
+use fin_transformer::{TextEmbedder, TextOptions};
+use serde::Deserialize;
 
-use crate::catalogue::{Catalogue, ModelRow};
+use crate::catalogue::{Architecture, Catalogue, ModelRow};
+use crate::embedder::AnyEmbedder;
 use crate::locations::Locations;
 
 /// How a model is opened.
@@ -24,46 +26,93 @@ use crate::locations::Locations;
 pub struct ModelOptions {
     /// Where to compute.
     pub device: DeviceSpec,
-    /// How much is computed at a time by [`Model::encode`].
+    /// How much is computed at a time by [`Model::encode_text`] and [`Model::encode_image`].
     pub limits: BatchLimits,
-    /// Pooling instead of the model's.
-    pub pooling: Option<TextPooling>,
+    /// Pooling instead of the model's: what [`fin_transformer::TextPooling`] or
+    /// [`fin_core::MapPooling`] is parsed from.
+    pub pooling: Option<String>,
     /// Whether embeddings are scaled to unit length, instead of what the model says.
     pub normalize: Option<bool>,
-    /// Largest number of tokens, instead of the model's.
-    pub max_length: Option<usize>,
     /// Adds a projection head to this many components, with new weights that must be trained.
     pub output_dim: Option<usize>,
-    /// Name of the prompt that is put before every text, instead of the model's default.
-    pub prompt: Option<String>,
     /// Keeps the backbone as it is in training; only heads learn.
     pub freeze: bool,
     /// Refuse weights with NaN or infinite values.
     pub check: bool,
+    /// Largest number of tokens, instead of the model's; for texts.
+    pub max_length: Option<usize>,
+    /// Name of the prompt that is put before every text, instead of the model's default.
+    pub prompt: Option<String>,
+    /// Height and width that images are cropped to, instead of the model's; the resizing before it
+    /// is scaled along.
+    pub image_size: Option<usize>,
+    /// Most pixels that an image file may have, instead of [`fin_core::image::MAX_PIXELS`].
+    pub max_pixels: Option<u64>,
+    /// Random changes to the images of training.
+    pub augmentation: Option<Augmentation>,
 }
 
 impl ModelOptions {
-    fn text(&self) -> TextOptions {
-        TextOptions {
-            pooling: self.pooling.clone(),
+    fn text(&self) -> Result<TextOptions> {
+        refuse(
+            "text",
+            [
+                ("image-size", self.image_size.is_some()),
+                ("max-pixels", self.max_pixels.is_some()),
+                ("augment", self.augmentation.is_some()),
+            ],
+        )?;
+        Ok(TextOptions {
+            pooling: self.pooling.as_deref().map(str::parse).transpose()?,
             normalize: self.normalize,
             max_length: self.max_length,
             output_dim: self.output_dim,
             prompt: self.prompt.clone(),
             freeze: self.freeze,
             check: self.check,
+        })
+    }
+
+    fn image(&self) -> Result<ImageOptions> {
+        refuse(
+            "image",
+            [
+                ("max-length", self.max_length.is_some()),
+                ("prompt", self.prompt.is_some()),
+            ],
+        )?;
+        Ok(ImageOptions {
+            pooling: self.pooling.as_deref().map(str::parse).transpose()?,
+            normalize: self.normalize,
+            output_dim: self.output_dim,
+            image_size: self.image_size,
+            max_pixels: self.max_pixels,
+            augmentation: self.augmentation,
+            freeze: self.freeze,
+            check: self.check,
+        })
+    }
+}
+
+/// Refuses options that say nothing to a model of this kind.
+fn refuse<const N: usize>(kind: &str, options: [(&str, bool); N]) -> Result<()> {
+    match options.iter().find(|(_, given)| *given) {
+        Some((name, _)) => {
+            let reason = format!("means nothing to a model of {kind}s; leave it out");
+            Err(Error::argument(*name, reason))
         }
+        None => Ok(()),
     }
 }
 
 /// An open model.
 #[derive(Debug, Clone)]
 pub struct Model {
-    /// Tokenizer and network.
-    pub embedder: TextEmbedder,
+    /// Preprocessing and network.
+    pub embedder: AnyEmbedder,
     /// Where the network is.
     pub device: Device,
-    /// How much [`Model::encode`] computes at a time.
+    /// How much is computed at a time.
     pub limits: BatchLimits,
     /// The catalogue's row, where the model was opened by its name.
     pub row: Option<ModelRow>,
@@ -74,7 +123,7 @@ pub struct Model {
 impl Model {
     /// Length of an embedding.
     pub fn output_dim(&self) -> usize {
-        self.embedder.network().output_dim()
+        self.embedder.output_dim()
     }
 
     /// Embeds texts, in order.
@@ -83,23 +132,32 @@ impl Model {
     /// use fin_registry::{ModelOptions, build_model};
     ///
     /// let model = build_model("all-minilm-l6-v2", &ModelOptions::default())?;
-    /// let embeddings = model.encode(&["A boat waits at the pier.".to_string()])?;
+    /// let embeddings = model.encode_text(&["A boat waits at the pier.".to_string()])?;
     /// assert_eq!(embeddings.dim, 384);
     /// # Ok::<(), fin_core::Error>(())
     /// ```
     ///
     /// # Errors
-    /// Those of [`fin_core::encode`].
-    pub fn encode(&self, texts: &[String]) -> Result<Embeddings> {
-        let post = PostProcess::default();
-        encode(
-            &self.embedder,
-            texts,
-            &self.device,
-            self.limits,
-            post,
-            |_| {},
-        )
+    /// [`Error::Argument`] where the model reads something else; those of [`fin_core::encode`].
+    pub fn encode_text(&self, texts: &[String]) -> Result<Embeddings> {
+        self.embedder.encode_text(texts, &self.device, self.limits)
+    }
+
+    /// Embeds image files, in order.
+    ///
+    /// ```no_run
+    /// use fin_registry::{ModelOptions, build_model};
+    ///
+    /// let model = build_model("resnet-base", &ModelOptions::default())?;
+    /// let embeddings = model.encode_image(&["pier.jpg".into(), "boat.png".into()])?;
+    /// assert_eq!(embeddings.dim, 2048);
+    /// # Ok::<(), fin_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the model reads something else; those of [`fin_core::encode`].
+    pub fn encode_image(&self, paths: &[PathBuf]) -> Result<Embeddings> {
+        self.embedder.encode_image(paths, &self.device, self.limits)
     }
 }
 
@@ -159,7 +217,8 @@ impl Registry {
         })
     }
 
-    /// The directory of a model: a path as it is, a name by way of the catalogue.
+    /// The directory of a model, or its file of weights: a path as it is, a name by way of the
+    /// catalogue.
     ///
     /// What contains a path separator, or exists as a directory, is a path. What is in none of the
     /// places on this machine is downloaded.
@@ -175,30 +234,152 @@ impl Registry {
         Ok((self.locations.fetch(row)?, Some(row)))
     }
 
+    /// What a model reads, from its row or from its directory, without opening it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the name is unknown; [`Error::Config`] where the directory says
+    /// that it is of a family that is not known here.
+    pub fn modality(&self, name_or_dir: &str) -> Result<Modality> {
+        let path = Path::new(name_or_dir);
+        let is_image = if name_or_dir.contains(std::path::is_separator) || path.is_dir() {
+            is_image(path)?
+        } else {
+            self.catalogue.find(name_or_dir)?.architecture == Architecture::Cnn
+        };
+        Ok(if is_image {
+            Modality::Image
+        } else {
+            Modality::Text
+        })
+    }
+
     /// Opens a model by its name in the catalogue, or from a directory.
     ///
     /// # Errors
-    /// Those of [`Registry::locate`], of [`DeviceSpec::open`] and of [`TextEmbedder::open`].
+    /// Those of [`Registry::locate`], of [`DeviceSpec::open`], and of opening a model of the family;
+    /// [`Error::Argument`] where an option means nothing to it.
     pub fn build_model(&self, name_or_dir: &str, options: &ModelOptions) -> Result<Model> {
         let device = options.device.open()?;
-        let (directory, row) = self.locate(name_or_dir)?;
-        let mut text = options.text();
-        if let Some(row) = row {
-            default_to(row, &directory, &mut text);
-        }
-        let embedder = TextEmbedder::open(&directory, &text, &device)?;
-        let contradictions = match row {
-            Some(row) => contradictions(row, options, &embedder),
-            None => Vec::new(),
+        let modality = self.modality(name_or_dir)?;
+        // Options that mean nothing are found before anything is downloaded.
+        let (text, image) = match modality {
+            Modality::Text => (options.text()?, ImageOptions::default()),
+            Modality::Image => (TextOptions::default(), options.image()?),
+        };
+        let (path, row) = self.locate(name_or_dir)?;
+        let (embedder, contradictions) = if modality == Modality::Image {
+            let embedder = open_image(&path, row, &image, &device)?;
+            let found = row.map(|row| image_contradictions(row, options, &embedder));
+            (AnyEmbedder::Image(Box::new(embedder)), found)
+        } else {
+            let mut text = text;
+            if let Some(row) = row {
+                default_to(row, &path, &mut text);
+            }
+            let embedder = TextEmbedder::open(&path, &text, &device)?;
+            let found = row.map(|row| contradictions(row, options, &embedder));
+            (AnyEmbedder::Text(Box::new(embedder)), found)
         };
         Ok(Model {
             embedder,
             device,
             limits: options.limits,
             row: row.cloned(),
-            contradictions,
+            contradictions: contradictions.unwrap_or_default(),
         })
     }
+}
+
+/// What a model reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Modality {
+    /// Texts.
+    Text,
+    /// Image files.
+    Image,
+}
+
+/// Whether a directory says of itself that it holds an image model.
+fn is_image(directory: &Path) -> Result<bool> {
+    #[derive(Deserialize)]
+    struct Kind {
+        family: Option<String>,
+    }
+    let path = directory.join(CONFIG_FILE);
+    if !path.is_file() {
+        return Ok(false);
+    }
+    let kind: Kind = fin_core::json::read(&path)?;
+    match kind.family.as_deref() {
+        Some("cnn") => Ok(true),
+        // Directories of earlier versions say nothing.
+        Some("transformer") | None => Ok(false),
+        Some(other) => Err(Error::config(
+            &path,
+            "family",
+            format!("`{other}` is not known here; accepted: cnn, transformer"),
+        )),
+    }
+}
+
+/// Opens what [`Registry::locate`] found of an image model.
+fn open_image(
+    path: &Path,
+    row: Option<&ModelRow>,
+    options: &ImageOptions,
+    device: &Device,
+) -> Result<ImageEmbedder> {
+    match row {
+        Some(row) if path.is_file() || !path.join(CONFIG_FILE).is_file() => {
+            let weights = weights_of(path, row)?;
+            let config = image_config(row)?;
+            Ok(
+                ImageEmbedder::open_checkpoint(&weights, &config, options, device)?
+                    .with_origin(&row.source, &row.licence),
+            )
+        }
+        _ => ImageEmbedder::open(path, options, device),
+    }
+}
+
+/// The file with the weights of an image row: `path` itself, or one in this directory.
+pub(crate) fn weights_of(path: &Path, row: &ModelRow) -> Result<PathBuf> {
+    if path.is_file() {
+        return Ok(path.to_path_buf());
+    }
+    let names = [
+        row.weights.as_str(),
+        "model.safetensors",
+        "pytorch_model.bin",
+    ];
+    let found = names
+        .iter()
+        .map(|name| path.join(name))
+        .find(|path| path.is_file());
+    found.ok_or_else(|| {
+        let reason = format!("has no weights; looked for {}", names.join(", "));
+        Error::invalid(path, reason)
+    })
+}
+
+/// What a row says of its network.
+pub(crate) fn image_config(row: &ModelRow) -> Result<ModelConfig> {
+    let missing = |field: &str| {
+        let reason = format!(
+            "the catalogue's row of `{}` has no usable `{field}`",
+            row.name
+        );
+        Error::argument("model", reason)
+    };
+    let network = row.network.clone().ok_or_else(|| missing("network"))?;
+    let transform = row
+        .preprocessing
+        .image()
+        .ok_or_else(|| missing("preprocessing"))?;
+    let mut config = ModelConfig::new(Network::Named(network), transform.clone());
+    config.pooling = row.map_pooling().ok_or_else(|| missing("pooling"))?;
+    config.normalize = row.normalize;
+    Ok(config)
 }
 
 /// Opens a model by its name in the catalogue, or from a directory, with the catalogue and the
@@ -248,13 +429,58 @@ fn contradictions(
         let said = row.normalize.to_string();
         found.extend(differing([("normalize", said, normalize.to_string())]));
     }
-    if options.max_length.is_none() {
-        let (said, built) = (row.max_length, embedder.tokenizer().max_length());
+    if let (None, Some(said)) = (options.max_length, row.max_length) {
+        let built = embedder.tokenizer().max_length();
         found.extend(differing([(
             "max_length",
             said.to_string(),
             built.to_string(),
         )]));
+    }
+    found
+}
+
+/// The same for an image model. What was asked for is not compared.
+fn image_contradictions(
+    row: &ModelRow,
+    options: &ModelOptions,
+    embedder: &ImageEmbedder,
+) -> Vec<Contradiction> {
+    let config = embedder.config();
+    let network = match &config.architecture {
+        Network::Named(name) => name.clone(),
+        Network::Custom(_) => "one with numbers of its own".into(),
+    };
+    let said = row.network.clone().unwrap_or_default();
+    let mut found: Vec<_> = differing([
+        ("network", said, network),
+        (
+            "dialect",
+            row.dialect.clone(),
+            embedder.dialect().name().into(),
+        ),
+    ])
+    .collect();
+    if options.output_dim.is_none() {
+        let built = config.projection.unwrap_or(embedder.hidden_size());
+        let said = row.output_dim.to_string();
+        found.extend(differing([("output_dim", said, built.to_string())]));
+    }
+    if options.pooling.is_none() {
+        let (said, built) = (row.pooling.to_string(), config.pooling.to_string());
+        found.extend(differing([("pooling", said, built)]));
+    }
+    if options.normalize.is_none() {
+        let (said, built) = (row.normalize.to_string(), config.normalize.to_string());
+        found.extend(differing([("normalize", said, built)]));
+    }
+    if options.image_size.is_none()
+        && let Some(said) = row.preprocessing.image()
+        && *said != config.preprocessing
+    {
+        let text = |transform| serde_json::to_string(transform).unwrap_or_default();
+        let (said, built) = (text(said), text(&config.preprocessing));
+        found.extend(differing([("preprocessing", said, built)]));
     }
     found
 }
@@ -301,9 +527,9 @@ mod tests {
         let options = ModelOptions::default();
         let model = build_model(path.to_str().unwrap(), &options).unwrap();
         assert_eq!(model.output_dim(), 32);
-        assert!(model.embedder.network().normalize);
+        assert!(model.embedder.normalizes());
         assert!(model.row.is_none() && model.contradictions.is_empty());
-        let embeddings = model.encode(&["a boat".to_string()]).unwrap();
+        let embeddings = model.encode_text(&["a boat".to_string()]).unwrap();
         assert_eq!((embeddings.rows(), embeddings.dim), (1, 32));
         let error = build_model("./no/such/model", &options)
             .unwrap_err()
@@ -372,19 +598,19 @@ mod tests {
         let model = registry
             .build_model("ours", &ModelOptions::default())
             .unwrap();
-        let network = model.embedder.network();
+        let network = model.embedder.text().unwrap().network();
         assert_eq!(
             (&network.pooling[..], network.normalize),
             (&[Pooling::Max][..], true)
         );
         assert_eq!(model.contradictions, []);
         let chosen = ModelOptions {
-            pooling: Some(Pooling::Cls.into()),
+            pooling: Some("cls".into()),
             normalize: Some(false),
             ..ModelOptions::default()
         };
         let model = registry.build_model("ours", &chosen).unwrap();
-        let network = model.embedder.network();
+        let network = model.embedder.text().unwrap().network();
         assert_eq!(
             (&network.pooling[..], network.normalize),
             (&[Pooling::Cls][..], false)

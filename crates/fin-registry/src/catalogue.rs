@@ -6,7 +6,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
-use fin_core::{Error, Pooling, Result};
+use fin_core::image::ImageTransform;
+use fin_core::{Error, MapPooling, Pooling, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::nearest;
@@ -82,9 +83,13 @@ pub struct ModelRow {
     pub output_dim: usize,
     /// Family of the network.
     pub architecture: Architecture,
+    /// Which network of the family, where the checkpoint does not say it itself: a name of
+    /// [`fin_cnn::Architecture::names`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
     /// One line.
     pub description: String,
-    /// Upstream repository, `organisation/name` on huggingface.co.
+    /// Upstream repository, `organisation/name` on huggingface.co; or the address of the weights.
     pub source: String,
     /// Its name before it moved, which caches may still have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,23 +97,28 @@ pub struct ModelRow {
     /// Branch, tag or commit of the repository; `main` where it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// File of the repository that holds the weights; another one that is there serves as well.
+    /// File of the repository that holds the weights; another one that is there serves as well. The
+    /// last part of an address.
     pub weights: String,
-    /// SHA-256 of that file in lower-case hexadecimal, where it is known.
+    /// SHA-256 of that file in lower-case hexadecimal, where it is known; where the source is an
+    /// address, at least the first 8 digits of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// Licence of the weights, as an SPDX expression.
     pub licence: String,
-    /// Whose names the checkpoint's keys have: the `model_type` of its configuration.
+    /// Whose names the checkpoint's keys have: the `model_type` of a text model's configuration, a
+    /// name of [`fin_cnn::Dialect`].
     pub dialect: String,
     /// What is done to an item before the network.
     pub preprocessing: Preprocessing,
-    /// Pooling, where the model's directory has no `modules.json`.
+    /// Pooling, where the model's directory does not say it in `modules.json` or `fin.json`.
     pub pooling: Pooling,
-    /// Whether embeddings have unit length, where the model's directory has no `modules.json`.
+    /// Whether embeddings have unit length, where the model's directory does not say it.
     pub normalize: bool,
-    /// Largest number of tokens upstream; the model's own configuration decides.
-    pub max_length: usize,
+    /// Largest number of tokens upstream, of models that read texts; the model's own configuration
+    /// decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
 }
 
 /// Families of networks.
@@ -144,6 +154,18 @@ pub enum Preprocessing {
     },
     /// SentencePiece's unigram tokens (Kudo 2018), as T5 and XLM-RoBERTa have them.
     Unigram,
+    /// Pixels, resized, cropped and scaled.
+    Image(ImageTransform),
+}
+
+impl Preprocessing {
+    /// The transform of images.
+    pub fn image(&self) -> Option<&ImageTransform> {
+        match self {
+            Self::Image(transform) => Some(transform),
+            Self::WordPiece { .. } | Self::Unigram => None,
+        }
+    }
 }
 
 /// A list of backbones with unique names.
@@ -307,12 +329,21 @@ impl ModelRow {
             ("former_source", self.former_source.as_ref()),
         ] {
             let Some(source) = source else { continue };
+            if field == "source" && self.is_address() {
+                continue;
+            }
             let parts: Vec<&str> = source.split('/').collect();
             // Old repositories have no organisation.
             if parts.len() > 2 || !parts.iter().all(|part| plain(part)) {
-                let reason = format!("`{source}` is not a repository, as in organisation/name");
+                let reason = format!(
+                    "`{source}` is neither a repository, as in organisation/name, nor an address \
+                     that begins with https://"
+                );
                 return Err((field, reason));
             }
+        }
+        if self.is_address() {
+            self.check_address(plain)?;
         }
         if self.revision.as_deref().is_some_and(|revision| {
             revision.is_empty() || !revision.chars().all(|c| part(c) || c == '/')
@@ -324,21 +355,145 @@ impl ModelRow {
             let reason = format!("`{}` is not a file of a repository", self.weights);
             return Err(("weights", reason));
         }
+        let fewest = if self.is_address() { 8 } else { 64 };
         if let Some(digest) = &self.sha256
-            && (digest.len() != 64 || !digest.bytes().all(|b| b"0123456789abcdef".contains(&b)))
+            && (!(fewest..=64).contains(&digest.len())
+                || !digest.bytes().all(|b| b"0123456789abcdef".contains(&b)))
         {
-            let reason = "not a SHA-256 in 64 lower-case hexadecimal digits".to_string();
+            let digits = if fewest == 64 { "64" } else { "8 to 64" };
+            let reason = format!("not a SHA-256 in {digits} lower-case hexadecimal digits");
             return Err(("sha256", reason));
         }
         if self.output_dim == 0 || self.output_dim > 1 << 24 {
             let reason = format!("{} is not a usable length", self.output_dim);
             return Err(("output_dim", reason));
         }
-        if self.max_length == 0 {
-            return Err(("max_length", "0 tokens are none".into()));
+        match self.architecture {
+            Architecture::Transformer => self.check_text(),
+            Architecture::Cnn => self.check_image(),
+            Architecture::Pointnet => {
+                let reason =
+                    "no network of this family is built here yet; accepted: transformer, cnn";
+                Err(("architecture", reason.into()))
+            }
+        }
+    }
+
+    /// What only addresses can have wrong.
+    fn check_address(
+        &self,
+        plain: impl Fn(&str) -> bool,
+    ) -> std::result::Result<(), (&'static str, String)> {
+        let source = &self.source;
+        let odd = |c: char| c.is_whitespace() || c.is_control() || "\"'<>`@?#\\".contains(c);
+        let rest = source.split_once("://").map_or("", |(_, rest)| rest);
+        let host = rest.split('/').next().unwrap_or_default();
+        if host.is_empty() || rest.chars().any(odd) || rest.len() > 1000 {
+            let reason = format!("`{source}` is not an address of a file");
+            return Err(("source", reason));
+        }
+        // The file's name becomes one on this machine.
+        if !plain(&self.weights) || !source.ends_with(&format!("/{}", self.weights)) {
+            let reason = format!(
+                "`{}` is not the last part of the address {source}",
+                self.weights
+            );
+            return Err(("weights", reason));
+        }
+        if self.revision.is_some() || self.former_source.is_some() {
+            let field = match self.revision {
+                Some(_) => "revision",
+                None => "former_source",
+            };
+            return Err((field, "an address has none; leave it out".into()));
+        }
+        if self.sha256.is_none() {
+            let reason = "is missing; what comes from an address is checked by its digest, of which \
+                          at least 8 digits are needed";
+            return Err(("sha256", reason.into()));
         }
         Ok(())
     }
+
+    fn check_text(&self) -> std::result::Result<(), (&'static str, String)> {
+        if self.network.is_some() {
+            let reason = "a transformer's is in its config.json; leave it out";
+            return Err(("network", reason.into()));
+        }
+        if self.is_address() {
+            let reason = "a transformer is more than one file; a repository is needed";
+            return Err(("source", reason.into()));
+        }
+        if self.preprocessing.image().is_some() {
+            let reason = "a transformer reads texts; accepted kinds: word-piece, unigram";
+            return Err(("preprocessing", reason.into()));
+        }
+        match self.max_length {
+            Some(0) => Err(("max_length", "0 tokens are none".into())),
+            Some(_) => Ok(()),
+            None => Err(("max_length", "is missing".into())),
+        }
+    }
+
+    fn check_image(&self) -> std::result::Result<(), (&'static str, String)> {
+        if self.max_length.is_some() {
+            let reason = "an image has no tokens; leave it out";
+            return Err(("max_length", reason.into()));
+        }
+        let Some(network) = &self.network else {
+            return Err(("network", "is missing, as in network = \"resnet50\"".into()));
+        };
+        let architecture = fin_cnn::Architecture::Named(network.clone());
+        if let Err(error) = architecture.config() {
+            let reason = match error {
+                Error::Argument { reason, .. } => reason,
+                other => other.to_string(),
+            };
+            return Err(("network", reason));
+        }
+        if fin_cnn::Dialect::from_name(&self.dialect).is_none() {
+            let names = fin_cnn::Dialect::ALL.map(fin_cnn::Dialect::name).join(", ");
+            let reason = format!("`{}` is not one of {names}", self.dialect);
+            return Err(("dialect", reason));
+        }
+        let Some(transform) = self.preprocessing.image() else {
+            let reason = "a convolutional network reads images; the kind is image";
+            return Err(("preprocessing", reason.into()));
+        };
+        if let Some((field, reason)) = transform.fault() {
+            return Err(("preprocessing", format!("field `{field}`: {reason}")));
+        }
+        if transform.output_size().is_none() {
+            let reason =
+                "images of unequal size do not fit in a batch; give a crop or an exact size";
+            return Err(("preprocessing", reason.into()));
+        }
+        match self.map_pooling() {
+            Some(_) => Ok(()),
+            None => {
+                let names = MapPooling::ALL.map(MapPooling::name).join(", ");
+                let reason = format!("`{}` is for tokens; accepted: {names}", self.pooling);
+                Err(("pooling", reason))
+            }
+        }
+    }
+
+    /// Whether the source is the address of a file, rather than a repository.
+    pub fn is_address(&self) -> bool {
+        self.source.starts_with("https://") || is_of_this_machine(&self.source)
+    }
+
+    /// The pooling of an image model.
+    pub fn map_pooling(&self) -> Option<MapPooling> {
+        self.pooling.name().parse().ok()
+    }
+}
+
+/// Without encryption, which is for servers on this machine alone.
+fn is_of_this_machine(address: &str) -> bool {
+    ["http://127.0.0.1:", "http://localhost:", "http://[::1]:"]
+        .iter()
+        .any(|start| address.starts_with(start))
 }
 
 /// The embedded backbones of a task, or all, in the catalogue's order.
@@ -367,9 +522,10 @@ mod tests {
         assert_eq!(names.len(), rows.len());
         for row in rows {
             assert_eq!(find(&row.name).unwrap(), row);
-            assert!(row.output_dim > 0 && row.max_length > 2, "{}", row.name);
+            assert!(row.output_dim > 0, "{}", row.name);
             assert!(!row.description.is_empty() && !row.licence.is_empty());
-            assert_eq!(row.source.split('/').count(), 2, "{}", row.source);
+            let parts = row.source.split('/').count();
+            assert!(row.is_address() || parts == 2, "{}", row.source);
         }
     }
 
@@ -383,7 +539,7 @@ mod tests {
                     row.name.as_str(),
                     row.output_dim,
                     row.dialect.as_str(),
-                    row.max_length,
+                    row.max_length.unwrap(),
                 )
             })
             .collect();
@@ -401,6 +557,37 @@ mod tests {
                 ("all-minilm-l6-v2", 384, "bert", 256),
             ]
         );
+    }
+
+    /// Every image row has the preprocessing of the preset that it names, and the width of its
+    /// network.
+    #[test]
+    fn the_image_rows() {
+        let rows = list_models(Some(Task::ImageToImage));
+        let expected = [
+            ("resnet-base", 2048, Some("IMAGENET1K_V2")),
+            ("resnet-large", 2048, Some("IMAGENET1K_V2")),
+            ("efficientnet-base", 1792, Some("IMAGENET1K_V1")),
+            ("efficientnet-large", 2560, Some("IMAGENET1K_V1")),
+            ("resnet-base-v1", 2048, Some("IMAGENET1K_V1")),
+            ("resnet-large-v1", 2048, Some("IMAGENET1K_V1")),
+            ("efficientnet-lite0", 1280, None),
+            ("efficientnet-lite1", 1280, None),
+            ("efficientnet-lite2", 1280, None),
+            ("efficientnet-lite3", 1280, None),
+            ("efficientnet-lite4", 1280, None),
+        ];
+        assert_eq!(rows.len(), expected.len());
+        for (row, (name, output_dim, weights)) in rows.into_iter().zip(expected) {
+            assert_eq!((row.name.as_str(), row.output_dim), (name, output_dim));
+            let network = row.network.as_deref().unwrap();
+            let preset = fin_cnn::Preset::find(network, weights).unwrap();
+            let transform = row.preprocessing.image().unwrap();
+            assert_eq!(*transform, preset.transform(), "{name}");
+            let architecture = fin_cnn::Architecture::Named(network.into());
+            let width = architecture.config().unwrap().hidden_size();
+            assert_eq!(width, output_dim, "{name}");
+        }
     }
 
     const ROW: &str = r#"
@@ -476,6 +663,73 @@ mod tests {
         let twice = format!("{ROW}{ROW}");
         let error = Catalogue::from_toml(path, &twice).unwrap_err().to_string();
         assert!(error.contains("model[1].name"), "{error}");
+    }
+
+    const IMAGE_ROW: &str = r#"
+        [[model]]
+        name = "ours"
+        task = "image-to-image"
+        output_dim = 512
+        architecture = "cnn"
+        network = "resnet18"
+        description = "A model of our own"
+        source = "https://example.org/models/resnet18-0123abcd.pth"
+        weights = "resnet18-0123abcd.pth"
+        sha256 = "0123abcd"
+        licence = "MIT"
+        dialect = "torchvision"
+        pooling = "gem"
+        normalize = true
+        preprocessing = { kind = "image", resize = { shorter_side = 64 }, interpolation = "bilinear", crop = [56, 56], mean = [0.5, 0.5, 0.5], std = [0.5, 0.5, 0.5] }
+    "#;
+
+    #[test]
+    fn image_rows_that_cannot_be_are_refused_by_field() {
+        let path = Path::new("models.toml");
+        let ours = Catalogue::from_toml(path, IMAGE_ROW).unwrap();
+        assert_eq!(
+            ours.find("ours").unwrap().map_pooling(),
+            Some(MapPooling::Gem)
+        );
+        for (from, to, expected) in [
+            ("network = \"resnet18\"", "", "model[0].network"),
+            ("\"resnet18\"", "\"resnet19\"", "resnet50"),
+            ("https://", "http://", "model[0].source"),
+            ("https://example.org", "https://", "model[0].source"),
+            ("example.org", "a@example.org", "model[0].source"),
+            (
+                "\"resnet18-0123abcd.pth\"",
+                "\"other.pth\"",
+                "model[0].weights",
+            ),
+            ("sha256 = \"0123abcd\"", "", "model[0].sha256"),
+            (
+                "sha256 = \"0123abcd\"",
+                "sha256 = \"0123abc\"",
+                "model[0].sha256",
+            ),
+            ("\"torchvision\"", "\"keras\"", "torchvision, timm"),
+            ("\"gem\"", "\"cls\"", "mean, max, gem"),
+            ("licence", "max_length = 3\nlicence", "model[0].max_length"),
+            (
+                "licence",
+                "revision = \"main\"\nlicence",
+                "model[0].revision",
+            ),
+            ("crop = [56, 56],", "crop = [0, 56],", "`crop`"),
+            ("crop = [56, 56],", "", "unequal size"),
+            ("\"cnn\"", "\"transformer\"", "model[0].network"),
+            ("\"cnn\"", "\"pointnet\"", "model[0].architecture"),
+            ("std = [0.5, 0.5, 0.5]", "std = [0.5, 0.5]", "models.toml"),
+        ] {
+            assert!(IMAGE_ROW.contains(from), "{from}");
+            let row = IMAGE_ROW.replacen(from, to, 1);
+            let error = Catalogue::from_toml(path, &row).unwrap_err().to_string();
+            assert!(error.contains("models.toml"), "{error}");
+            assert!(error.contains(expected), "{expected} is not in: {error}");
+        }
+        let local = IMAGE_ROW.replacen("https://example.org", "http://127.0.0.1:80", 1);
+        Catalogue::from_toml(path, &local).unwrap();
     }
 
     #[test]

@@ -5,16 +5,17 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
+use fin_cnn::ImageConversion;
 use fin_core::atomic::AtomicDir;
-use fin_core::weights::{FloatType, Mapping, write_converted};
+use fin_core::weights::{Checkpoint, FloatType, Mapping, write_converted};
 use fin_core::{Error, Result};
-use fin_transformer::convert::{ConvertedPart, TextConversion};
+use fin_transformer::convert::TextConversion;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::build::{Registry, differing};
-use crate::catalogue::ModelRow;
+use crate::build::{Registry, differing, image_config, weights_of};
+use crate::catalogue::{Architecture, ModelRow};
 
 /// Name of the file that says what a converted directory holds and where it came from.
 pub const MANIFEST: &str = "fin.json";
@@ -151,24 +152,36 @@ impl Registry {
         check: impl FnOnce(&Path) -> Result<T>,
     ) -> Result<(ConvertReport, T)> {
         let row = self.catalogue.find(name)?;
-        let (directory, weights) = match from {
-            None => (self.locate(name)?.0, None),
-            Some(path) if path.is_dir() => (path.to_path_buf(), None),
-            Some(path) => {
-                File::open(path).map_err(Error::io(path, "open"))?;
-                let directory = path
-                    .parent()
-                    .filter(|parent| !parent.as_os_str().is_empty());
-                let directory = directory.unwrap_or(Path::new("."));
-                (directory.to_path_buf(), Some(path))
+        if let Some(path) = from.filter(|path| !path.is_dir()) {
+            File::open(path).map_err(Error::io(path, "open"))?;
+        }
+        let mut plan = match row.architecture {
+            Architecture::Cnn => {
+                let path = match from {
+                    Some(path) => path.to_path_buf(),
+                    None => self.locate(name)?.0,
+                };
+                Plan::image(row, &path)?
+            }
+            _ => {
+                let (directory, weights) = match from {
+                    None => (self.locate(name)?.0, None),
+                    Some(path) if path.is_dir() => (path.to_path_buf(), None),
+                    Some(path) => {
+                        let directory = path
+                            .parent()
+                            .filter(|parent| !parent.as_os_str().is_empty());
+                        let directory = directory.unwrap_or(Path::new("."));
+                        (directory.to_path_buf(), Some(path))
+                    }
+                };
+                Plan::text(row, &directory, weights)?
             }
         };
-        let pooling = Some(vec![row.pooling]);
-        let plan = TextConversion::plan(&directory, weights, pooling, Some(row.normalize))?;
         for part in &plan.parts {
             refuse(part, options)?;
         }
-        let mut notes = contradictions(row, &plan);
+        let mut notes = std::mem::take(&mut plan.notes);
         let target = AtomicDir::create(to)?;
         let put = |name: &str, bytes: &[u8]| -> Result<()> {
             let path = target.path().join(name);
@@ -193,7 +206,7 @@ impl Registry {
                         .file_name()
                         .is_some_and(|file| file == row.weights.as_str())
                     && part.target == "model.safetensors"
-                    && *known != sha256
+                    && !sha256.starts_with(known)
                 {
                     notes.push(format!(
                         "sha256 of {} is {sha256}, that of the catalogue is {known}",
@@ -224,19 +237,7 @@ impl Registry {
             });
             mappings.push(file_mapping(&part.target, &part.mapping, options.dtype));
         }
-        let manifest = json!({
-            "model": row.name,
-            "task": row.task,
-            "architecture": row.architecture,
-            "dialect": plan.config.model_type(),
-            "output_dim": plan.output_dim,
-            "preprocessing": row.preprocessing,
-            "pooling": plan.pooling,
-            "normalize": plan.normalize,
-            "max_length": plan.max_length,
-            "source": row.source,
-            "revision": row.revision,
-            "licence": row.licence,
+        let files = json!({
             "dtype": options.dtype.name(),
             "inputs": inputs.iter().map(|input| json!({
                 // Where the file was on this machine says nothing elsewhere.
@@ -246,6 +247,7 @@ impl Registry {
             "outputs": outputs,
             "written_by": concat!("fin ", env!("CARGO_PKG_VERSION")),
         });
+        let manifest = plan.manifest(files);
         put(MANIFEST, format!("{manifest:#}\n").as_bytes())?;
         // Mapped inputs are let go of before anything else is opened.
         drop(plan);
@@ -269,8 +271,123 @@ fn create_parent(path: &Path) -> Result<()> {
     }
 }
 
+/// One weight file of a plan.
+struct Part {
+    /// Path below the directory.
+    target: String,
+    checkpoint: Checkpoint,
+    mapping: Mapping,
+}
+
+/// What goes where, for a model of any family.
+struct Plan {
+    parts: Vec<Part>,
+    /// Small files, as `(path below the directory, content)`.
+    files: Vec<(String, Vec<u8>)>,
+    directories: Vec<String>,
+    /// Where the checkpoint is not what the row says.
+    notes: Vec<String>,
+    /// What the model is.
+    description: Value,
+    /// Field of the manifest that says what was read and written; without one these are beside the
+    /// description.
+    provenance: Option<&'static str>,
+}
+
+impl Plan {
+    fn text(row: &ModelRow, directory: &Path, weights: Option<&Path>) -> Result<Self> {
+        let pooling = Some(vec![row.pooling]);
+        let plan = TextConversion::plan(directory, weights, pooling, Some(row.normalize))?;
+        let notes = contradictions(row, &plan);
+        let description = json!({
+            "family": "transformer",
+            "model": row.name,
+            "task": row.task,
+            "architecture": row.architecture,
+            "dialect": plan.config.model_type(),
+            "output_dim": plan.output_dim,
+            "preprocessing": row.preprocessing,
+            "pooling": plan.pooling,
+            "normalize": plan.normalize,
+            "max_length": plan.max_length,
+            "source": row.source,
+            "revision": row.revision,
+            "licence": row.licence,
+        });
+        let parts = plan.parts.into_iter().map(|part| Part {
+            target: part.target,
+            checkpoint: part.checkpoint,
+            mapping: part.mapping,
+        });
+        Ok(Self {
+            parts: parts.collect(),
+            files: plan.files,
+            directories: plan.directories,
+            notes,
+            description,
+            provenance: None,
+        })
+    }
+
+    fn image(row: &ModelRow, path: &Path) -> Result<Self> {
+        let own = path.join(MANIFEST);
+        let path = match own.is_file() {
+            true => path.to_path_buf(),
+            false => weights_of(path, row)?,
+        };
+        let mut plan = ImageConversion::plan(&path, &image_config(row)?)?;
+        let fields = [
+            ("dialect", row.dialect.clone(), plan.dialect.name().into()),
+            (
+                "output_dim",
+                row.output_dim.to_string(),
+                plan.output_dim.to_string(),
+            ),
+        ];
+        let notes = differing(fields).map(|found| found.to_string()).collect();
+        plan.config.source.get_or_insert_with(|| row.source.clone());
+        plan.config
+            .licence
+            .get_or_insert_with(|| row.licence.clone());
+        plan.config.provenance = Some(json!({
+            "model": row.name,
+            "task": row.task,
+            "dialect": plan.dialect.name(),
+            "output_dim": plan.output_dim,
+            "revision": row.revision,
+        }));
+        let description = serde_json::to_value(&plan.config)
+            .map_err(|e| Error::invalid(MANIFEST, format!("cannot be written: {e}")))?;
+        Ok(Self {
+            parts: vec![Part {
+                target: "model.safetensors".into(),
+                checkpoint: plan.checkpoint,
+                mapping: plan.mapping,
+            }],
+            files: Vec::new(),
+            directories: Vec::new(),
+            notes,
+            description,
+            provenance: Some("provenance"),
+        })
+    }
+
+    /// The description with what was read and written.
+    fn manifest(&self, files: Value) -> Value {
+        let mut manifest = self.description.clone();
+        let place = match self.provenance {
+            Some(field) => &mut manifest[field],
+            None => &mut manifest,
+        };
+        if let (Value::Object(place), Value::Object(files)) = (place, files) {
+            place.extend(files);
+        }
+        manifest
+    }
+}
+
 /// Refuses a mapping that is not complete, unless it may be incomplete.
-fn refuse(part: &ConvertedPart, options: &ConvertOptions) -> Result<()> {
+fn refuse(part: &Part, options: &ConvertOptions) -> Result<()> {
     let path = || part.checkpoint.path().to_path_buf();
     if !part.mapping.missing.is_empty() && !options.allow_missing {
         return Err(Error::MissingTensors {
@@ -309,7 +426,7 @@ fn contradictions(row: &ModelRow, plan: &TextConversion) -> Vec<String> {
         ),
         (
             "max_length",
-            row.max_length.to_string(),
+            row.max_length.unwrap_or_default().to_string(),
             plan.max_length.to_string(),
         ),
     ];

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use fin_core::{Error, Result};
 
-use crate::catalogue::ModelRow;
-use crate::hub::{DEFAULT_ENDPOINT, Found, Hub, HubConfig, HubSource, NotFound, find};
+use crate::catalogue::{Architecture, ModelRow};
+use crate::hub::{
+    DEFAULT_ENDPOINT, Found, Hub, HubConfig, HubSource, NotFound, fetch_address, find,
+};
 
 /// The places where a backbone's directory may be, in the order in which they are looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub struct Locations {
     /// The Hugging Face hub and its cache. Without it, or where it is offline, nothing is
     /// downloaded.
     pub hub: Option<HubConfig>,
+    /// Where files are kept whose source is an address: PyTorch's directory for these.
+    pub checkpoints: Option<PathBuf>,
 }
 
 impl Locations {
@@ -23,7 +27,9 @@ impl Locations {
     ///
     /// 1. `$FIN_MODELS/<name>`;
     /// 2. `$FIN_CACHE/<name>`, or `$XDG_CACHE_HOME/fin/<name>`, or `~/.cache/fin/<name>`;
-    /// 3. the source in the Hugging Face cache, or else on the hub: [`HubConfig::from_env`].
+    /// 3. the source in the Hugging Face cache, or else on the hub: [`HubConfig::from_env`];
+    /// 4. of a source that is an address, the file in PyTorch's `hub/checkpoints`, which is in
+    ///    `$TORCH_HOME`, `$XDG_CACHE_HOME/torch` or `~/.cache/torch`, or else at that address.
     pub fn from_env() -> Self {
         let path = |name| {
             env::var_os(name)
@@ -37,6 +43,10 @@ impl Locations {
         Self {
             by_name: path("FIN_MODELS").into_iter().chain(cache).collect(),
             hub: HubConfig::from_env(),
+            checkpoints: path("TORCH_HOME")
+                .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("torch")))
+                .or_else(|| home().map(|home| home.join(".cache/torch")))
+                .map(|torch| torch.join("hub/checkpoints")),
         }
     }
 
@@ -48,19 +58,21 @@ impl Locations {
         self
     }
 
-    /// The directory of a backbone that is on this machine; makes no request.
+    /// The directory of a backbone that is on this machine, or its file of weights where the source
+    /// is an address; makes no request.
     ///
     /// # Errors
     /// [`Error::Argument`] saying which files to put where, where it is in none of the places.
     pub fn resolve(&self, row: &ModelRow) -> Result<PathBuf> {
         match self.look(row) {
-            Ok(Place::Directory(directory)) => Ok(directory),
+            Ok(Place::Whole(path)) => Ok(path),
             Ok(Place::Snapshot(found)) => Ok(found.snapshot),
             Err(not_found) => Err(self.not_on_this_machine(row, &not_found, None)),
         }
     }
 
-    /// The directory of a backbone, downloaded where it is not on this machine.
+    /// The directory of a backbone, or its file of weights where the source is an address;
+    /// downloaded where it is not on this machine.
     ///
     /// # Errors
     /// As [`Locations::resolve`] where nothing may be downloaded or the hub cannot be reached;
@@ -72,12 +84,17 @@ impl Locations {
         let hub = Hub::new(config.clone());
         let source = HubSource::from(row);
         let not_found = match self.look(row) {
-            Ok(Place::Directory(directory)) => return Ok(directory),
+            Ok(Place::Whole(path)) => return Ok(path),
             Ok(Place::Snapshot(found)) if found.is_known_whole => return Ok(found.snapshot),
             Ok(Place::Snapshot(found)) => return hub.make_whole(&source, found),
             Err(not_found) => not_found,
         };
-        hub.download(&source).map_err(|failure| {
+        let downloaded = match (&self.checkpoints, row.is_address()) {
+            (Some(checkpoints), true) => fetch_address(config, row, checkpoints),
+            (None, true) => return Err(self.not_on_this_machine(row, &not_found, None)),
+            (_, false) => hub.download(&source),
+        };
+        downloaded.map_err(|failure| {
             if failure.is_unreachable {
                 self.not_on_this_machine(row, &not_found, Some(&failure.error))
             } else {
@@ -90,10 +107,23 @@ impl Locations {
         let mut looked = Vec::new();
         for parent in &self.by_name {
             let directory = parent.join(&row.name);
-            if is_model(&directory) {
-                return Ok(Place::Directory(directory));
+            if is_model(&directory, row) {
+                return Ok(Place::Whole(directory));
             }
             looked.push(directory);
+        }
+        if row.is_address() {
+            let file = self.checkpoints.as_ref().map(|dir| dir.join(&row.weights));
+            if let Some(file) = &file
+                && file.is_file()
+            {
+                return Ok(Place::Whole(file.clone()));
+            }
+            looked.extend(file);
+            return Err(NotFound {
+                looked,
+                ..NotFound::default()
+            });
         }
         let not_found = match &self.hub {
             None => NotFound::default(),
@@ -143,6 +173,26 @@ impl Locations {
             .hub
             .as_ref()
             .map_or(DEFAULT_ENDPOINT, |hub| hub.endpoint.trim_end_matches('/'));
+        if row.architecture == Architecture::Cnn {
+            let (file, page) = match row.is_address() {
+                true => (row.weights.clone(), row.source.clone()),
+                false => {
+                    let page = format!("{endpoint}/{}", row.source);
+                    (format!("the file {} of", row.weights), page)
+                }
+            };
+            let what = match row.is_address() {
+                true => format!("Put the file {page} into {target}, under its name {file}"),
+                false => format!("Put {file} {page} into {target}"),
+            };
+            return Error::argument(
+                "model",
+                format!(
+                    "the weights of `{name}` are not on this machine: {places}. {why}{what}. Or \
+                     give a directory with fin.json and weights in place of the name"
+                ),
+            );
+        }
         Error::argument(
             "model",
             format!(
@@ -161,12 +211,17 @@ impl Locations {
 
 /// Where a backbone is.
 enum Place {
-    Directory(PathBuf),
+    /// A directory with all there is to it, or a file of weights.
+    Whole(PathBuf),
     Snapshot(Found),
 }
 
-fn is_model(directory: &Path) -> bool {
-    directory.join("config.json").is_file() || directory.join("modules.json").is_file()
+fn is_model(directory: &Path, row: &ModelRow) -> bool {
+    let names = match row.architecture {
+        Architecture::Cnn => ["fin.json", &row.weights, "model.safetensors"],
+        _ => ["config.json", "modules.json", "modules.json"],
+    };
+    names.iter().any(|name| directory.join(name).is_file())
 }
 
 #[cfg(test)]
@@ -198,6 +253,7 @@ mod tests {
         let locations = Locations {
             by_name: vec![root.join("models"), root.join("cache")],
             hub: offline(root.join("hub")),
+            checkpoints: None,
         };
         let error = locations.resolve(row).unwrap_err().to_string();
         for part in [
@@ -244,9 +300,39 @@ mod tests {
         let locations = Locations {
             by_name: Vec::new(),
             hub: offline(dir.path().into()),
+            checkpoints: None,
         };
         let found = locations.resolve(find("bert-base-en").unwrap()).unwrap();
         assert_eq!(found, snapshot);
+    }
+
+    #[test]
+    fn weights_of_an_address_are_found_where_pytorch_keeps_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let row = find("resnet-base").unwrap();
+        let locations = Locations {
+            by_name: vec![root.join("models")],
+            hub: offline(root.join("hub")),
+            checkpoints: Some(root.join("torch/hub/checkpoints")),
+        };
+        let error = locations.fetch(row).unwrap_err().to_string();
+        for part in [
+            "models/resnet-base",
+            "torch/hub/checkpoints/resnet50-11ad3fa6.pth",
+            "https://download.pytorch.org/models/resnet50-11ad3fa6.pth",
+            "HF_HUB_OFFLINE",
+        ] {
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
+        let file = root.join("torch/hub/checkpoints/resnet50-11ad3fa6.pth");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(locations.fetch(row).unwrap(), file);
+        let directory = root.join("models/resnet-base");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("fin.json"), "{}").unwrap();
+        assert_eq!(locations.fetch(row).unwrap(), directory);
     }
 
     #[test]

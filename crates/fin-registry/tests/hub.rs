@@ -781,7 +781,6 @@ fn a_listing_that_python_recorded_is_heeded() {
 #[cfg(feature = "flex")]
 mod by_name {
     use super::*;
-    use fin_core::Pooling;
     use fin_registry::{Catalogue, Locations, ModelOptions, Registry, find};
 
     const NAME: &str = "bert-base-en";
@@ -795,13 +794,14 @@ mod by_name {
         Locations {
             by_name: Vec::new(),
             hub: Some(bench.config()),
+            checkpoints: None,
         }
     }
 
     /// Embeds a text.
     fn embed(model: &str, locations: &Locations) -> Result<Vec<f32>> {
         let options = ModelOptions {
-            pooling: Some(Pooling::Mean.into()),
+            pooling: Some("mean".into()),
             ..ModelOptions::default()
         };
         let registry = Registry {
@@ -810,7 +810,7 @@ mod by_name {
         };
         let model = registry.build_model(model, &options)?;
         Ok(model
-            .encode(&["A boat waits at the pier.".to_owned()])?
+            .encode_text(&["A boat waits at the pier.".to_owned()])?
             .values)
     }
 
@@ -839,6 +839,7 @@ mod by_name {
                 endpoint: "http://127.0.0.1:1".into(),
                 ..bench.config()
             }),
+            checkpoints: None,
         };
         for (locations, why) in [
             (

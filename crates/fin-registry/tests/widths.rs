@@ -128,11 +128,11 @@ fn the_built_models_are_as_wide_as_their_rows_say() {
     assert_eq!(rows.len(), 9);
     for row in rows {
         let directory = scratch.path().join(&row.name);
-        make(&directory, &row.name, row.max_length, &device);
+        make(&directory, &row.name, row.max_length.unwrap(), &device);
         let options = ModelOptions::default();
         let model = registry.build_model(&row.name, &options).unwrap();
         assert_eq!(model.contradictions, [], "{}", row.name);
-        let embeddings = model.encode(&["boat".to_string()]).unwrap();
+        let embeddings = model.encode_text(&["boat".to_string()]).unwrap();
         assert_eq!(embeddings.values.len(), row.output_dim, "{}", row.name);
     }
 }

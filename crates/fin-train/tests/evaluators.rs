@@ -136,6 +136,10 @@ fn labelled_metrics_agree() {
         let values = normalize(tensors.read_f32(&key).unwrap(), dim).unwrap();
         let labels: Vec<usize> = serde_json::from_value(case["labels"].clone()).unwrap();
         let rankings = rank_others(&values, dim, &labels, &cutoffs).unwrap();
+        let rankings: Vec<Vec<usize>> = rankings
+            .into_iter()
+            .map(|row| row.into_iter().map(|(other, _)| other).collect())
+            .collect();
         let metrics = labelled_metrics(&rankings, &labels, &cutoffs).unwrap();
         assert_eq!(
             metrics.len(),

@@ -3,21 +3,22 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use fin_core::input::{Column, read_texts};
+use fin_core::input::Column;
 use fin_core::output::read_npy_f32;
 use fin_core::weights::FloatType;
 use fin_core::{DeviceSpec, Error};
-use fin_registry::{ConvertOptions, ModelOptions, Registry, build_model};
+use fin_registry::{ConvertOptions, Modality, ModelOptions, Registry, build_model};
 use serde_json::json;
 
 use crate::args::read_options;
+use crate::family::{Family, Images, Texts};
 use crate::report::{self, Format, Result, check_replaceable, note};
 
 /// Turn an upstream checkpoint into a model directory of safetensors
 ///
 /// Reads safetensors (sharded or not) and PyTorch files (.bin, .pth, legacy pickles; nothing in
 /// them is run), tensor by tensor. Writes the weights under upstream's key names, the small files
-/// in the layout of sentence-transformers, and fin.json with architecture, preprocessing, pooling,
+/// of a text model in the layout of sentence-transformers, and fin.json with architecture, preprocessing, pooling,
 /// source, licence and the SHA-256 of every weight file read and written. Prints what became of
 /// every tensor.
 #[derive(Debug, Args)]
@@ -38,21 +39,23 @@ pub struct ConvertArgs {
     #[arg(long, default_value_t)]
     dtype: FloatType,
 
-    /// Embeddings that the converted model must give, one row a text: a .npy file of the reference
+    /// Embeddings that the converted model must give, one row an item: a .npy file of the reference
     /// library, before any scaling to unit length that the model does not do itself
     #[arg(long, value_name = "NPY", help_heading = "Verification")]
     verify: Option<PathBuf>,
 
-    /// The texts of the rows [default: the file of --verify with the extension .txt]
+    /// The texts of the rows, or the paths of the images [default: the file of --verify with the
+    /// extension .txt]
     #[arg(
         long,
+        visible_alias = "images",
         value_name = "FILE",
         requires = "verify",
         help_heading = "Verification"
     )]
     texts: Option<PathBuf>,
 
-    /// Column of the texts, by name or zero-based index
+    /// Column of the texts or paths, by name or zero-based index
     #[arg(
         long,
         value_name = "NAME|INDEX",
@@ -83,13 +86,17 @@ Examples:
   fin convert-weights bert-base-en --from hub --to ./bert-base-en
   fin convert-weights jina-embedding-s-en-v1 --from ./checkout/pytorch_model.bin \\
       --to ./jina-s-f16 --dtype f16
+  fin convert-weights resnet-base --from resnet50-11ad3fa6.pth --to ./resnet50
   fin convert-weights all-minilm-l6-v2 --from ./all-MiniLM-L6-v2 --to ./minilm \\
       --verify reference.npy --texts reference.txt";
 
 pub fn run(args: &ConvertArgs, registry: &Registry) -> Result<()> {
     check_replaceable(&args.to, args.overwrite, "--to")?;
     let verification = match &args.verify {
-        Some(path) => Some(Verification::read(path, args)?),
+        Some(path) => {
+            let modality = registry.modality(&args.model)?;
+            Some(Verification::read(path, args, modality)?)
+        }
         None => None,
     };
     let from = (args.from != Path::new("hub")).then_some(args.from.as_path());
@@ -147,18 +154,43 @@ struct Verification {
     path: PathBuf,
     values: Vec<f32>,
     dim: usize,
-    texts: Vec<String>,
+    items: Reference,
+}
+
+/// What the embeddings are of.
+enum Reference {
+    Texts(Vec<String>),
+    Images(Vec<PathBuf>),
+}
+
+impl Reference {
+    fn len(&self) -> usize {
+        match self {
+            Self::Texts(texts) => texts.len(),
+            Self::Images(images) => images.len(),
+        }
+    }
 }
 
 impl Verification {
-    fn read(path: &Path, args: &ConvertArgs) -> fin_core::Result<Self> {
+    fn read(path: &Path, args: &ConvertArgs, modality: Modality) -> fin_core::Result<Self> {
         let (values, [rows, dim]) = read_npy_f32(path)?;
         let texts = args.texts.clone();
         let texts = texts.unwrap_or_else(|| path.with_extension("txt"));
-        let found = read_texts(&texts, args.column.as_ref(), read_options(false, None))?;
+        let (column, read) = (args.column.as_ref(), read_options(false, None));
+        let found = match modality {
+            Modality::Text => {
+                let texts = Texts::read(&texts, column, read)?;
+                Reference::Texts(texts.collect::<fin_core::Result<_>>()?)
+            }
+            Modality::Image => {
+                let images = Images::read(&texts, column, read)?;
+                Reference::Images(images.collect::<fin_core::Result<_>>()?)
+            }
+        };
         if found.len() != rows || rows == 0 {
             let reason = format!(
-                "has {rows} rows, but {} has {} texts; a row a text is needed, at least one",
+                "has {rows} rows, but {} has {} items; a row an item is needed, at least one",
                 texts.display(),
                 found.len()
             );
@@ -168,7 +200,7 @@ impl Verification {
             path: path.to_path_buf(),
             values,
             dim,
-            texts: found,
+            items: found,
         })
     }
 
@@ -181,7 +213,10 @@ impl Verification {
         // An absolute path is no name.
         let directory = std::path::absolute(directory).map_err(Error::io(directory, "find"))?;
         let model = build_model(&directory.to_string_lossy(), &options)?;
-        let embeddings = model.encode(&self.texts)?;
+        let embeddings = match &self.items {
+            Reference::Texts(texts) => model.encode_text(texts)?,
+            Reference::Images(images) => model.encode_image(images)?,
+        };
         if embeddings.dim != self.dim {
             let reason = format!(
                 "has rows of {}, but the model's embeddings have {} components",
@@ -204,7 +239,7 @@ impl Verification {
             &self.path,
             format!(
                 "the converted model's embeddings differ by a relative error of {error:.1e}, \
-                 allowed {:.0e} for {dtype}; nothing was written. Are these the same texts, the \
+                 allowed {:.0e} for {dtype}; nothing was written. Are these the same items, the \
                  same model, and embeddings as the model gives them (scaled to unit length or not)?",
                 dtype.tolerance()
             ),

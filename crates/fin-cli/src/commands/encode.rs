@@ -1,32 +1,41 @@
 //! `fin encode`.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::Args;
-use fin_core::PostProcess;
+use clap::{Args, ValueEnum};
 use fin_core::atomic::AtomicFile;
-use fin_core::input::{TextFormat, TextReader};
+use fin_core::input::TextFormat;
 use fin_core::output::{EmbeddingWriter, OutputFormat};
-use fin_registry::Registry;
+use fin_core::{Error, PostProcess};
+use fin_registry::{Modality, Registry};
 use serde_json::json;
 
 use crate::args::{BatchArgs, ColumnArgs, ModelArgs, positive, read_options};
-use crate::model::{OpenModel, text_bar};
+use crate::family::{Family, Images, Item, Items, Texts};
+use crate::model::{OpenModel, item_bar};
 use crate::report::{self, Format, Result, count, note, rounded};
 
-/// Turn the texts of a file into embeddings
+/// Turn texts or images into embeddings
 ///
-/// Row i of the output is the embedding of text i of the input. The input is read, embedded and
-/// written in windows of some thousand texts, so that files of any length fit into memory. The
-/// output appears once it is complete; where something fails, an older file is left as it was.
+/// Row i of the output is the embedding of item i of the input. The input is read, embedded and
+/// written in windows, so that files of any length fit into memory. The output appears once it is
+/// complete; where something fails, an older file is left as it was.
 ///
-/// Input: .txt (a text a line), .csv, .tsv, .jsonl (strings, or objects with a field `text`), or
-/// - for stdin. Output: .npy (float32 [rows, dim]), .parquet (id, text, embedding) or .jsonl.
+/// Texts: .txt (a text a line), .csv, .tsv, .jsonl (strings, or objects with a field `text`), or -
+/// for stdin.
+///
+/// Images: a directory with all below it, a pattern in quotes, an image file, or a file with a
+/// column of paths, which are relative to the directory that the file is in. Directories and
+/// patterns are taken in sorted order.
+///
+/// Output: .npy (float32 [rows, dim]; the paths of images are put beside it, in OUTPUT.paths.txt),
+/// .parquet (id, text or path, embedding) or .jsonl.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct EncodeArgs {
-    /// File of texts, or - for stdin
+    /// File of texts or paths, directory or pattern of images, or - for stdin
     input: PathBuf,
 
     /// File to write: .npy, .parquet or .jsonl
@@ -56,6 +65,11 @@ pub struct EncodeArgs {
     #[arg(long, value_name = "FORMAT", help_heading = "Data")]
     input_format: Option<TextFormat>,
 
+    /// What to do about images that cannot be read: leave them out and list them on stderr, or fail
+    /// at the first [default: fail]
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Data")]
+    on_error: Option<OnError>,
+
     #[command(flatten)]
     batches: BatchArgs,
 
@@ -68,19 +82,40 @@ const EXAMPLES: &str = "\
 Examples:
   fin encode corpus.csv --column answer --model all-minilm-l6-v2 --output corpus.parquet
   fin encode pairs.csv --no-header --column 0 --model ./tuned --dim 128 --output first.npy
-  zcat texts.gz | fin encode - --model ./tuned --output texts.jsonl";
+  zcat texts.gz | fin encode - --model ./tuned --output texts.jsonl
+  fin encode photos/ --model resnet-base --on-error skip --output photos.parquet";
 
-/// Most texts that are in memory at a time.
-const WINDOW_TEXTS: usize = 4096;
-/// Bytes of text at which a window is full before that.
+/// What becomes of an item that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnError {
+    /// It is left out.
+    Skip,
+    /// Nothing is written.
+    Fail,
+}
+
+/// Bytes of items at which a window is full before it has as many as it may.
 const WINDOW_BYTES: usize = 16 << 20;
 
 pub fn run(args: &EncodeArgs, registry: &Registry) -> Result<()> {
+    match registry.modality(&args.model.model)? {
+        Modality::Text => run_with::<Texts>(args, registry),
+        Modality::Image => run_with::<Images>(args, registry),
+    }
+}
+
+fn run_with<F: Family>(args: &EncodeArgs, registry: &Registry) -> Result<()> {
     // What can be found wrong before the model is opened is.
-    OutputFormat::from_path(&args.output)?;
+    let format = OutputFormat::from_path(&args.output)?;
     drop(AtomicFile::create(&args.output)?);
+    let are_files = F::KEY == "path";
+    if args.on_error.is_some() && !are_files {
+        let reason = "is for images; a row of texts that cannot be read ends the run";
+        return Err(Error::argument("on-error", reason).into());
+    }
+    let skips = args.on_error == Some(OnError::Skip);
     let read = read_options(args.columns.no_header, args.input_format);
-    let mut reader = TextReader::open(&args.input, args.columns.column.as_ref(), read)?;
+    let mut items = F::read(&args.input, args.columns.column.as_ref(), read)?;
 
     let mut options = args.model.options();
     options.normalize = match (args.normalize, args.no_normalize) {
@@ -88,33 +123,68 @@ pub fn run(args: &EncodeArgs, registry: &Registry) -> Result<()> {
         (_, true) => Some(false),
         _ => None,
     };
-    let model = OpenModel::open(&args.model, &options, registry)?;
+    let model = OpenModel::<F>::open(&args.model, &options, registry)?;
     let post = PostProcess {
         dim: args.dim,
-        normalize: args.dim.is_some() && model.normalizes(),
+        normalize: args.dim.is_some() && model.normalizes,
     };
-    let dim = post.output_dim(model.output_dim())?;
-    let mut writer = EmbeddingWriter::create(&args.output, dim, "text")?;
+    let dim = post.output_dim(model.output_dim)?;
+    let mut writer = EmbeddingWriter::create(&args.output, dim, F::KEY)?;
+    // A .npy file has no place for paths.
+    let beside =
+        (are_files && format == OutputFormat::Npy).then(|| args.output.with_extension("paths.txt"));
+    let mut paths = match &beside {
+        Some(path) => Some(AtomicFile::create(path)?),
+        None => None,
+    };
 
     let begin = Instant::now();
-    let bar = text_bar(None);
-    let mut truncated = 0;
+    let bar = item_bar::<F>(None);
+    let (mut rows, mut truncated, mut skipped) = (0, 0, Vec::new());
     loop {
-        let window = next_window(&mut reader)?;
+        let mut window = next_window::<F>(&mut items)?;
         if window.is_empty() {
             break;
         }
-        let embeddings = model.encode(&window, args.batches.limits(), post, &bar)?;
+        let embeddings = if skips {
+            let (embeddings, rejected) =
+                model.encode_each(&window, args.batches.limits(), post, &bar)?;
+            for rejected in rejected.into_iter().rev() {
+                let item = window.remove(rejected.index);
+                bar.suspend(|| note!("skipped: {}", rejected.error));
+                skipped.push(item.key());
+            }
+            embeddings
+        } else {
+            model.encode(&window, args.batches.limits(), post, &bar)?
+        };
+        rows += embeddings.rows();
         truncated += embeddings.truncated;
-        let keys: Vec<&str> = window.iter().map(String::as_str).collect();
+        let keys: Vec<String> = window.iter().map(Item::key).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         writer.write_batch(&keys, &embeddings.values)?;
+        if let (Some(paths), Some(path)) = (&mut paths, &beside) {
+            for key in &keys {
+                writeln!(paths.file_mut()?, "{key}").map_err(Error::io(path, "write"))?;
+            }
+        }
+    }
+    bar.finish_and_clear();
+    if !skipped.is_empty() && rows == 0 {
+        let reason = format!(
+            "none of {} could be read; nothing was written",
+            count(skipped.len(), F::NAMES[0], F::NAMES[1])
+        );
+        return Err(Error::invalid(&args.input, reason).into());
+    }
+    if let Some(paths) = paths {
+        paths.commit()?;
     }
     let summary = writer.finish()?;
-    bar.finish_and_clear();
 
     let seconds = begin.elapsed().as_secs_f64();
     let per_second = summary.rows as f64 / seconds.max(1e-9);
-    report::note_truncated(truncated, model.max_length());
+    report::note_truncated(truncated, model.max_length);
     match args.format {
         Format::Table => {
             note!(
@@ -123,33 +193,42 @@ pub fn run(args: &EncodeArgs, registry: &Registry) -> Result<()> {
                 summary.dim,
                 args.output.display()
             );
+            if !skipped.is_empty() {
+                let skipped = count(skipped.len(), F::NAMES[0], F::NAMES[1]);
+                note!("{skipped} left out, listed above");
+            }
             Ok(())
         }
-        Format::Json => report::print_json(&json!({
-            "model": args.model.model,
-            "output": args.output,
-            "rows": summary.rows,
-            "dim": summary.dim,
-            "truncated": truncated,
-            "max_length": model.max_length(),
-            "load_seconds": rounded(model.seconds, 3),
-            "seconds": rounded(seconds, 3),
-            "rows_per_second": rounded(per_second, 1),
-            "tensors": report::tensors_json(model.embedder.report()),
-        })),
+        Format::Json => {
+            skipped.sort();
+            report::print_json(&json!({
+                "model": args.model.model,
+                "output": args.output,
+                "paths": beside,
+                "rows": summary.rows,
+                "dim": summary.dim,
+                "skipped": skipped,
+                "truncated": truncated,
+                "max_length": model.max_length,
+                "load_seconds": rounded(model.seconds, 3),
+                "seconds": rounded(seconds, 3),
+                "rows_per_second": rounded(per_second, 1),
+                "tensors": report::tensors_json(&model.tensors),
+            }))
+        }
     }
 }
 
-/// The next texts, none at the end of the input.
-fn next_window(reader: &mut TextReader) -> fin_core::Result<Vec<String>> {
+/// The next items, none at the end of the input.
+fn next_window<F: Family>(items: &mut Items<F::Item>) -> fin_core::Result<Vec<F::Item>> {
     let mut window = Vec::new();
     let mut bytes = 0;
-    while window.len() < WINDOW_TEXTS && bytes < WINDOW_BYTES {
-        let Some(text) = reader.next().transpose()? else {
+    while window.len() < F::WINDOW && bytes < WINDOW_BYTES {
+        let Some(item) = items.next().transpose()? else {
             break;
         };
-        bytes += text.len();
-        window.push(text);
+        bytes += item.key().len();
+        window.push(item);
     }
     Ok(window)
 }

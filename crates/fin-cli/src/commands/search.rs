@@ -1,22 +1,24 @@
 //! `fin search`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{ArgGroup, Args};
 use fin_core::PostProcess;
-use fin_core::input::{ReadOptions, read_texts};
-use fin_registry::Registry;
+use fin_core::input::ReadOptions;
+use fin_registry::{Modality, Registry};
 use serde_json::json;
 
 use crate::args::{BatchArgs, ColumnArgs, ModelArgs, positive, read_options};
-use crate::model::{OpenModel, text_bar};
+use crate::family::{Family, Images, Item, Texts};
+use crate::model::{OpenModel, item_bar};
 use crate::report::{self, Format, Result, count, note};
 
-/// Rank the texts of a file by their similarity to queries
+/// Rank texts or images by their similarity to queries
 ///
-/// Similarity is the cosine of the embeddings, from -1 to 1; every text is compared with every
-/// query. Of equally similar texts the earlier one comes first.
+/// Similarity is the cosine of the embeddings, from -1 to 1; every item is compared with every
+/// query. Of equally similar items the earlier one comes first. With a model of images, queries are
+/// image files.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = EXAMPLES,
@@ -26,15 +28,16 @@ pub struct SearchArgs {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// File of the texts to search: .txt, .csv, .tsv or .jsonl
-    #[arg(long, value_name = "FILE")]
+    /// What to search: a file of texts (.txt, .csv, .tsv or .jsonl); a directory of images, a
+    /// pattern, or a file of their paths
+    #[arg(long, value_name = "FILE|DIR")]
     corpus: PathBuf,
 
     #[command(flatten)]
     columns: ColumnArgs,
 
-    /// What to look for; can be given several times
-    #[arg(long, value_name = "TEXT")]
+    /// What to look for, a text or an image file; can be given several times
+    #[arg(long, value_name = "TEXT|FILE")]
     query: Vec<String>,
 
     /// File of queries, after those of --query; the same formats, the column `text` or the only
@@ -42,7 +45,7 @@ pub struct SearchArgs {
     #[arg(long, value_name = "FILE")]
     queries: Option<PathBuf>,
 
-    /// Number of texts to list for each query
+    /// Number of items to list for each query
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = positive)]
     k: usize,
 
@@ -58,33 +61,50 @@ const EXAMPLES: &str = "\
 Examples:
   fin search --model all-minilm-l6-v2 --corpus notes.txt --query 'where do the boats sleep?'
   fin search --model ./tuned --corpus corpus.csv --column answer --queries questions.txt \\
-      -k 10 --format json";
+      -k 10 --format json
+  fin search --model resnet-base --corpus photos/ --query pier.jpg";
 
 pub fn run(args: &SearchArgs, registry: &Registry) -> Result<()> {
-    let mut queries = args.query.clone();
+    match registry.modality(&args.model.model)? {
+        Modality::Text => run_with::<Texts>(args, registry),
+        Modality::Image => run_with::<Images>(args, registry),
+    }
+}
+
+fn run_with<F: Family>(args: &SearchArgs, registry: &Registry) -> Result<()> {
+    let here = Path::new("");
+    let mut queries: Vec<F::Item> = args
+        .query
+        .iter()
+        .map(|query| F::Item::from_cell(query.clone(), here))
+        .collect();
     if let Some(path) = &args.queries {
-        queries.extend(read_texts(path, None, ReadOptions::default())?);
+        for query in F::read(path, None, ReadOptions::default())? {
+            queries.push(query?);
+        }
     }
     let read = read_options(args.columns.no_header, None);
-    let corpus = read_texts(&args.corpus, args.columns.column.as_ref(), read)?;
-    let model = OpenModel::open(&args.model, &args.model.options(), registry)?;
+    let corpus = F::read(&args.corpus, args.columns.column.as_ref(), read)?
+        .collect::<fin_core::Result<Vec<F::Item>>>()?;
+    let model = OpenModel::<F>::open(&args.model, &args.model.options(), registry)?;
 
     let begin = Instant::now();
-    let bar = text_bar(Some(corpus.len() + queries.len()));
+    let bar = item_bar::<F>(Some(corpus.len() + queries.len()));
     let post = PostProcess {
         dim: None,
         normalize: true,
     };
-    let documents = model.encode(&corpus, args.batches.limits(), post, &bar)?;
+    // A query that cannot be read is found before the corpus has taken its time.
     let asked = model.encode(&queries, args.batches.limits(), post, &bar)?;
+    let documents = model.encode(&corpus, args.batches.limits(), post, &bar)?;
     bar.finish_and_clear();
     let dim = documents.dim;
     let found = fin_train::top_k(&asked.values, &documents.values, dim, args.k)?;
-    report::note_truncated(documents.truncated + asked.truncated, model.max_length());
+    report::note_truncated(documents.truncated + asked.truncated, model.max_length);
     note!(
         "{} compared with {} in {:.1} s",
         count(queries.len(), "query", "queries"),
-        count(corpus.len(), "text", "texts"),
+        count(corpus.len(), F::NAMES[0], F::NAMES[1]),
         begin.elapsed().as_secs_f64()
     );
 
@@ -96,9 +116,9 @@ pub fn run(args: &SearchArgs, registry: &Registry) -> Result<()> {
                 if i > 0 {
                     out.push('\n');
                 }
-                out.push_str(&format!("{}\n", one_line(query)));
+                out.push_str(&format!("{}\n", one_line(&query.key())));
                 for (rank, (index, score)) in hits.into_iter().enumerate() {
-                    let text = one_line(&corpus[index]);
+                    let text = one_line(&corpus[index].key());
                     out.push_str(&format!("{:>4}  {score:.4}  {text}\n", rank + 1));
                 }
             }
@@ -111,11 +131,11 @@ pub fn run(args: &SearchArgs, registry: &Registry) -> Result<()> {
                         .into_iter()
                         .enumerate()
                         .map(|(rank, (index, score))| {
-                            let text = &corpus[index];
-                            json!({"rank": rank + 1, "score": score, "index": index, "text": text})
+                            let key = corpus[index].key();
+                            json!({"rank": rank + 1, "score": score, "index": index, F::KEY: key})
                         })
                         .collect();
-                    json!({"query": query, "results": hits})
+                    json!({"query": query.key(), "results": hits})
                 })
                 .collect();
             report::print_json(&results)

@@ -43,11 +43,13 @@
 
 mod augment;
 mod decode;
+mod files;
 mod resample;
 mod transform;
 
 pub use augment::{Augmentation, ColourJitter, RandomCrop};
 pub use decode::{MAX_PIXELS, decode_image, read_image};
+pub use files::{image_files, images_by_class, is_image_path};
 pub use resample::{Interpolation, resize};
 pub use transform::{ImageTransform, Resize};
 

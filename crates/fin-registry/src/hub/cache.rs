@@ -162,21 +162,25 @@ impl RepoCache {
 
     /// Takes the lock of a blob, waiting for whoever has it; Python's downloads take the same.
     pub fn lock(&self, digest: &Digest, file: &str) -> Result<File> {
-        let path = self.locks.join(format!("{}.lock", digest.hex()));
-        create_parent(&path)?;
-        loop {
-            let lock = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)
-                .map_err(Error::io(&path, "create"))?;
-            wait(&lock, &path, file)?;
-            // Others may delete the lock file when they are done; then it locks nothing.
-            if is_still(&lock, &path) {
-                return Ok(lock);
-            }
+        lock(&self.locks.join(format!("{}.lock", digest.hex())), file)
+    }
+}
+
+/// A lock that is held as long as the file is open; `file` is what is waited for.
+pub(super) fn lock(path: &Path, file: &str) -> Result<File> {
+    create_parent(path)?;
+    loop {
+        let lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(Error::io(path, "create"))?;
+        wait(&lock, path, file)?;
+        // Others may delete the lock file when they are done; then it locks nothing.
+        if is_still(&lock, path) {
+            return Ok(lock);
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) enum Digest {
     Sha256(String),
     /// Of the bytes after git's blob header; files in the git repository itself have it.
     GitSha1(String),
+    /// The first digits of the SHA-256 of the bytes; names of PyTorch's files have eight of them.
+    Sha256Start(String),
 }
 
 impl Digest {
@@ -36,7 +38,7 @@ impl Digest {
     /// The hexadecimal digits.
     pub fn hex(&self) -> &str {
         match self {
-            Self::Sha256(hex) | Self::GitSha1(hex) => hex,
+            Self::Sha256(hex) | Self::GitSha1(hex) | Self::Sha256Start(hex) => hex,
         }
     }
 
@@ -47,6 +49,11 @@ impl Digest {
     pub fn of(&self, path: &Path) -> Result<Self> {
         match self {
             Self::Sha256(_) => sha256(path).map(Self::Sha256),
+            Self::Sha256Start(start) => {
+                let mut hex = sha256(path)?;
+                hex.truncate(start.len());
+                Ok(Self::Sha256Start(hex))
+            }
             Self::GitSha1(_) => {
                 let length = std::fs::metadata(path)
                     .map_err(Error::io(path, "read"))?
@@ -65,6 +72,8 @@ impl fmt::Display for Digest {
         match self {
             Self::Sha256(hex) => write!(f, "SHA-256 {hex}"),
             Self::GitSha1(hex) => write!(f, "git blob SHA-1 {hex}"),
+            Self::Sha256Start(hex) if hex.len() == 64 => write!(f, "SHA-256 {hex}"),
+            Self::Sha256Start(hex) => write!(f, "SHA-256 {hex}..."),
         }
     }
 }

@@ -28,32 +28,51 @@ const USEFUL: u64 = 1 << 20;
 
 pub(super) struct Downloader<'a> {
     pub client: &'a Client,
-    pub repo: &'a RepoCache,
     pub repository: &'a str,
     pub revision: &'a str,
-    pub commit: &'a str,
+    pub place: Place<'a>,
     pub progress: bool,
+}
+
+/// Where a file is downloaded from.
+#[derive(Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// A repository at this commit.
+    Commit(&'a str),
+    /// An address of its own.
+    Address(&'a str),
 }
 
 impl Downloader<'_> {
     /// The blob of a file, downloaded where the cache has not got it.
-    pub fn blob(&self, file: &Expected) -> Result<PathBuf, Failure> {
-        let blob = self.repo.blob(&file.digest);
-        if self.is_there(&blob, file)? {
-            return Ok(blob);
+    pub fn blob(&self, repo: &RepoCache, file: &Expected) -> Result<PathBuf, Failure> {
+        let blob = repo.blob(&file.digest);
+        self.file(&blob, file, || repo.lock(&file.digest, &file.name))?;
+        Ok(blob)
+    }
+
+    /// Puts a file at `target`, where it is not there already.
+    pub fn file(
+        &self,
+        target: &Path,
+        file: &Expected,
+        lock: impl FnOnce() -> Result<File>,
+    ) -> Result<(), Failure> {
+        if self.is_there(target, file)? {
+            return Ok(());
         }
-        let _lock = self.repo.lock(&file.digest, &file.name)?;
+        let _lock = lock()?;
         // Whoever had the lock may have made it.
-        if self.is_there(&blob, file)? {
-            return Ok(blob);
+        if self.is_there(target, file)? {
+            return Ok(());
         }
-        let mut partial = blob.clone().into_os_string();
+        let mut partial = target.as_os_str().to_owned();
         partial.push(".incomplete");
         let partial = PathBuf::from(partial);
         create_parent(&partial)?;
         self.complete(&partial, file)?;
-        fs::rename(&partial, &blob).map_err(Error::io(&blob, "rename into place"))?;
-        Ok(blob)
+        fs::rename(&partial, target).map_err(Error::io(target, "rename into place"))?;
+        Ok(())
     }
 
     /// Blobs appear when they are complete and checked; one of another size was damaged since.
@@ -128,7 +147,10 @@ impl Downloader<'_> {
     ) -> Result<(), Trouble> {
         let subject = self.subject(file);
         let start = if have < file.size { have } else { 0 };
-        let response = self.client.open(subject, self.commit, &file.name, start)?;
+        let response = match self.place {
+            Place::Commit(commit) => self.client.open(subject, commit, &file.name, start)?,
+            Place::Address(address) => self.client.open_address(subject, address, start)?,
+        };
         let header = |name| response.headers().get(name)?.to_str().ok();
         let start = match response.status() {
             StatusCode::PARTIAL_CONTENT => {

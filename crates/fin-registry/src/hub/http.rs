@@ -93,6 +93,7 @@ pub(super) struct Client {
     agent: Agent,
     /// Without a slash at the end.
     endpoint: String,
+    is_hub: bool,
     origin: Origin,
     token: Option<(HeaderValue, Token)>,
     pub retries: u32,
@@ -112,6 +113,15 @@ impl Client {
     /// # Errors
     /// [`Error::Argument`] where the address or the token cannot be used.
     pub fn new(config: &HubConfig) -> Result<Self> {
+        Self::of(config, true)
+    }
+
+    /// For the host of `config.endpoint`, which is no hub.
+    pub fn of_host(config: &HubConfig) -> Result<Self> {
+        Self::of(config, false)
+    }
+
+    fn of(config: &HubConfig, is_hub: bool) -> Result<Self> {
         let endpoint = config.endpoint.trim_end_matches('/').to_owned();
         let bad = |reason: &str| {
             let reason = format!(
@@ -162,6 +172,7 @@ impl Client {
         Ok(Self {
             agent: agent.build().new_agent(),
             endpoint,
+            is_hub,
             origin,
             token: token.transpose()?,
             retries: config.retries,
@@ -211,8 +222,9 @@ impl Client {
             }
             Trouble::Unreachable(reason) => {
                 let error = subject.error(format!(
-                    "cannot reach the hub at {endpoint} for the {what}: {reason}. Check the \
-                     network and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what is on this machine"
+                    "cannot reach {endpoint} for the {what}: {reason}. Check the network{}; \
+                     HF_HUB_OFFLINE=1 uses what is on this machine",
+                    if self.is_hub { " and HF_ENDPOINT" } else { "" }
                 ));
                 return Err(Failure {
                     error,
@@ -330,6 +342,53 @@ impl Client {
             return Ok(response);
         }
         self.accept(response, subject)
+    }
+
+    /// A file of an address of its own from a position on, one try.
+    pub fn open_address(
+        &self,
+        subject: Subject,
+        address: &str,
+        start: u64,
+    ) -> Result<Response<Body>, Trouble> {
+        let range = (start > 0).then(|| format!("bytes={start}-"));
+        let response = self.send(Method::GET, address, range.as_deref(), true, subject)?;
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE && start > 0 {
+            return Ok(response);
+        }
+        self.accept_address(response, subject)
+    }
+
+    /// The size of a file of an address of its own.
+    pub fn size_of_address(&self, subject: Subject, address: &str) -> Result<u64, Failure> {
+        self.with_retries(subject, || {
+            let response = self.send(Method::HEAD, address, None, true, subject)?;
+            let response = self.accept_address(response, subject)?;
+            let length = response.headers().get(CONTENT_LENGTH);
+            let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+            length.ok_or_else(|| {
+                let reason = format!("{} does not tell the file's size", self.endpoint);
+                Trouble::Lasting(subject.error(reason))
+            })
+        })
+    }
+
+    /// Success, or what the answer of a server means that is no hub.
+    fn accept_address(
+        &self,
+        response: Response<Body>,
+        subject: Subject,
+    ) -> Result<Response<Body>, Trouble> {
+        let status = response.status();
+        match status.as_u16() {
+            200..=299 => Ok(response),
+            408 | 429 | 500..=599 => Err(Trouble::Passing(format!("the answer is {status}"), None)),
+            _ => Err(Trouble::Lasting(subject.error(format!(
+                "{} answers {status}; the file may have moved: download it by other means, or \
+                 give the catalogue its new address",
+                self.endpoint
+            )))),
+        }
     }
 
     fn file_url(&self, repository: &str, commit: &str, name: &str) -> String {

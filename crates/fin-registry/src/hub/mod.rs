@@ -23,6 +23,7 @@
 //! 4xx and 5xx are treated alike; a listing has neither sizes nor digests; odd `Location` headers and
 //! relative cache paths panic; and references are written in place.
 
+mod address;
 mod cache;
 mod config;
 mod digest;
@@ -40,13 +41,14 @@ use fin_core::{Error, Result};
 pub use config::{DEFAULT_ENDPOINT, HubConfig, Token};
 pub use select::FileSet;
 
+pub(crate) use address::fetch_address;
 pub(crate) use cache::{Found, NotFound, find};
 pub(crate) use http::Failure;
 
 use crate::catalogue::ModelRow;
 use cache::RepoCache;
 use digest::{Digest, is_hex};
-use download::{Downloader, Expected};
+use download::{Downloader, Expected, Place};
 use http::{Client, Listing, RemoteFile};
 use select::{CONFIG, MODULES, Role, Selection, is_inside, select};
 
@@ -325,20 +327,20 @@ impl<'a> Job<'a> {
         let catalogue_sha256 = self.source.weights_sha256.as_ref();
         let downloader = Downloader {
             client: &self.client,
-            repo: &self.repo,
             repository,
             revision: self.source.revision(),
-            commit,
+            place: Place::Commit(commit),
             progress: self.progress,
         };
-        downloader.blob(&Expected {
+        let expected = Expected {
             name: name.to_owned(),
             size,
             digest,
             catalogue_sha256: catalogue_sha256
                 .filter(|_| is_catalogued)
                 .map(|sha256| sha256.to_ascii_lowercase()),
-        })
+        };
+        downloader.blob(&self.repo, &expected)
     }
 
     /// Refuses other weights than the catalogue's, as far as the listing shows them.

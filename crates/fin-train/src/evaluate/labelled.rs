@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use fin_core::{Embedder, Error, Result};
 
 use super::retrieval::DEFAULT_CUTOFFS;
-use super::{Evaluator, embed, normalize, top_k};
+use super::{Evaluator, Rankings, embed, normalize, top_k, without_scores};
 use crate::metrics::Metrics;
 
 /// Metrics of rankings of labelled items, each item being searched for among the others; means
@@ -150,8 +150,8 @@ fn alone() -> Error {
     Error::argument("labels", "every item is alone in its class")
 }
 
-/// Rankings of all rows of `values` but the row itself, by dot product, best first; of equal ones
-/// the earlier row ranks higher. As many as [`labelled_metrics`] needs.
+/// Rankings of all rows of `values` but the row itself, by dot product, which is beside each, best
+/// first; of equal ones the earlier row ranks higher. As many as [`labelled_metrics`] needs.
 ///
 /// # Errors
 /// Those of [`top_k`].
@@ -160,7 +160,7 @@ pub fn rank_others(
     dim: usize,
     labels: &[usize],
     cutoffs: &[usize],
-) -> Result<Vec<Vec<usize>>> {
+) -> Result<Rankings> {
     let largest_class = class_sizes(labels).into_values().max().unwrap_or(1);
     let largest = cutoffs.iter().copied().max().unwrap_or(1);
     // One more, for the row itself; it need not come first where vectors are equal.
@@ -173,8 +173,7 @@ pub fn rank_others(
         .enumerate()
         .map(|(item, row)| {
             row.into_iter()
-                .map(|(other, _)| other)
-                .filter(|&other| other != item)
+                .filter(|&(other, _)| other != item)
                 .take(k - 1)
                 .collect()
         })
@@ -232,15 +231,42 @@ impl<I> LabelledEvaluator<I> {
     }
 }
 
+impl<I: Clone + Send + Sync> LabelledEvaluator<I> {
+    /// The items.
+    pub fn items(&self) -> &[I] {
+        &self.items
+    }
+
+    /// The class of each item, as a number; equal ones are equal classes.
+    pub fn labels(&self) -> &[usize] {
+        &self.labels
+    }
+
+    /// The others nearest to each item, with their cosine similarity, best first.
+    ///
+    /// # Errors
+    /// Where the items cannot be embedded.
+    pub fn rank<E: Embedder<Item = I>>(&self, embedder: &E, device: &Device) -> Result<Rankings> {
+        let (values, dim) = embed(embedder, &self.items, device)?;
+        let values = normalize(values, dim)?;
+        rank_others(&values, dim, &self.labels, &self.cutoffs)
+    }
+
+    /// [`labelled_metrics`] of what [`LabelledEvaluator::rank`] found.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where there is not one ranking an item.
+    pub fn measure(&self, rankings: &Rankings) -> Result<Metrics> {
+        labelled_metrics(&without_scores(rankings), &self.labels, &self.cutoffs)
+    }
+}
+
 impl<E: Embedder> Evaluator<E> for LabelledEvaluator<E::Item> {
     fn name(&self) -> &str {
         &self.name
     }
 
     fn evaluate(&self, embedder: &E, device: &Device) -> Result<Metrics> {
-        let (values, dim) = embed(embedder, &self.items, device)?;
-        let values = normalize(values, dim)?;
-        let rankings = rank_others(&values, dim, &self.labels, &self.cutoffs)?;
-        labelled_metrics(&rankings, &self.labels, &self.cutoffs)
+        self.measure(&self.rank(embedder, device)?)
     }
 }

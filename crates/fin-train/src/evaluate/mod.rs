@@ -35,6 +35,14 @@ pub trait Evaluator<E: Embedder> {
     fn evaluate(&self, embedder: &E, device: &Device) -> Result<Metrics>;
 }
 
+/// For each query the items found, best first, each with its similarity.
+pub type Rankings = Vec<Vec<(usize, f32)>>;
+
+fn without_scores(rankings: &Rankings) -> Vec<Vec<usize>> {
+    let items = |row: &Vec<(usize, f32)>| row.iter().map(|(item, _)| *item).collect();
+    rankings.iter().map(items).collect()
+}
+
 /// Embeddings as the network gives them, row-major, and their width.
 fn embed<E: Embedder>(
     embedder: &E,

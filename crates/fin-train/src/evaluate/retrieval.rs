@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use burn::tensor::Device;
 use fin_core::{Embedder, Error, Result};
 
-use super::{Evaluator, embed, normalize, top_k};
+use super::{Evaluator, Rankings, embed, normalize, top_k, without_scores};
 use crate::metrics::Metrics;
 
 /// The cut-offs that [`RetrievalEvaluator`] reports unless told otherwise.
@@ -194,21 +194,50 @@ impl<I> RetrievalEvaluator<I> {
     }
 }
 
+impl<I: Clone + Send + Sync> RetrievalEvaluator<I> {
+    /// The queries.
+    pub fn queries(&self) -> &[I] {
+        &self.queries
+    }
+
+    /// The documents.
+    pub fn corpus(&self) -> &[I] {
+        &self.corpus
+    }
+
+    /// Indices of each query's relevant documents.
+    pub fn relevant(&self) -> &[HashSet<usize>] {
+        &self.relevant
+    }
+
+    /// The documents nearest to each query, with their cosine similarity, best first: as many as
+    /// the largest cut-off.
+    ///
+    /// # Errors
+    /// Where the data cannot be embedded.
+    pub fn rank<E: Embedder<Item = I>>(&self, embedder: &E, device: &Device) -> Result<Rankings> {
+        let (queries, dim) = embed(embedder, &self.queries, device)?;
+        let (corpus, _) = embed(embedder, &self.corpus, device)?;
+        let k = self.cutoffs.iter().copied().max().unwrap_or(1);
+        top_k(&normalize(queries, dim)?, &normalize(corpus, dim)?, dim, k)
+    }
+
+    /// [`ranking_metrics`] of what [`RetrievalEvaluator::rank`] found.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where there is not one ranking a query.
+    pub fn measure(&self, rankings: &Rankings) -> Result<Metrics> {
+        ranking_metrics(&without_scores(rankings), &self.relevant, &self.cutoffs)
+    }
+}
+
 impl<E: Embedder> Evaluator<E> for RetrievalEvaluator<E::Item> {
     fn name(&self) -> &str {
         &self.name
     }
 
     fn evaluate(&self, embedder: &E, device: &Device) -> Result<Metrics> {
-        let (queries, dim) = embed(embedder, &self.queries, device)?;
-        let (corpus, _) = embed(embedder, &self.corpus, device)?;
-        let k = self.cutoffs.iter().copied().max().unwrap_or(1);
-        let found = top_k(&normalize(queries, dim)?, &normalize(corpus, dim)?, dim, k)?;
-        let rankings: Vec<Vec<usize>> = found
-            .into_iter()
-            .map(|row| row.into_iter().map(|(document, _)| document).collect())
-            .collect();
-        ranking_metrics(&rankings, &self.relevant, &self.cutoffs)
+        self.measure(&self.rank(embedder, device)?)
     }
 }
 

@@ -19,13 +19,16 @@ use crate::report::Format;
 ///
 ///   cosine_similarity           text, text, score (a range other than 0..1 is scaled)
 ///   multiple_negatives_ranking  anchor, positive, any number of hard negatives
-///   triplet_margin              text, label
+///   triplet_margin, arc_face    text, label
+///
+/// With a model of images, paths stand in the place of texts, relative to the directory that the
+/// file is in; items with labels can also be a directory with a directory a class.
 ///
 /// Columns go by the names sentence1, sentence2, score; anchor, positive, negative; text, label
 /// where the file has them, else by position.
 ///
 /// With --eval, the model is measured before, after each epoch and after training. The tuned model
-/// appears in the directory --output once training is complete, in the format of
+/// appears in the directory --output once training is complete; a text model in the format of
 /// sentence-transformers. Until then checkpoints are in OUTPUT.checkpoint beside it; where training
 /// was cut off, the same command with --resume goes on from the newest and ends with the same
 /// weights.
@@ -61,4 +64,6 @@ Examples:
       --loss multiple_negatives_ranking --epochs 3 --batch-size 32 --output tuned
   fin fit --model all-minilm-l6-v2 --train stsb-en-train.csv --no-header --score-range 0..5 \\
       --loss cosine_similarity --output tuned
+  fin fit --model resnet-base --train photos/train --eval photos/test \\
+      --loss triplet_margin --loss-option miner=batch_hard --augment --output tuned
   fin fit --config fit.toml --resume";

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use fin_core::input::{Column, ReadOptions, read_scored_pairs};
 use fin_core::{Embedder, Error};
-use fin_registry::Registry;
+use fin_registry::{Modality, Registry};
 use fin_train::callback::{Evaluate, ProgressBar};
 use fin_train::dataset::{
-    ScoreRange, TargetKind, labelled_from_file, pairs_from_file, scored_pairs_from_file,
+    ScoreRange, TargetKind, Targets, pairs_from_file, scored_pairs_from_file,
 };
 use fin_train::evaluate::Evaluator;
 use fin_train::loss::Loss;
@@ -20,15 +20,25 @@ use super::settings::{Settings, columns, options};
 use super::workspace::Workspace;
 use crate::args::read_options;
 use crate::data::{
-    EvalSource, EvalTask, Evaluation, labelled_columns, metric_rows, pair_columns, scored_columns,
+    EvalSource, EvalTask, Evaluation, about, labelled_items, metric_rows, pair_columns,
+    scored_columns,
 };
-use crate::report::{self, Failure, Format, Result, count, note, rounded};
+use crate::family::{Family, Images, Item, Texts, base_of};
+use crate::model::OpenModel;
+use crate::report::{self, Format, Result, count, note, rounded};
 
 pub fn run(args: &FitArgs, registry: &Registry) -> Result<()> {
     let settings = match &args.config {
         Some(path) => args.settings.over_file(path)?,
         None => args.settings.clone(),
     };
+    match registry.modality(settings.required()?.model)? {
+        Modality::Text => run_with::<Texts>(args, &settings, registry),
+        Modality::Image => run_with::<Images>(args, &settings, registry),
+    }
+}
+
+fn run_with<F: Family>(args: &FitArgs, settings: &Settings, registry: &Registry) -> Result<()> {
     let required = settings.required()?;
     let config = settings.train_config()?;
     let seed = config.seed;
@@ -36,9 +46,9 @@ pub fn run(args: &FitArgs, registry: &Registry) -> Result<()> {
     let model_options = settings.model_options()?;
     let loss_options = options("loss_option", settings.loss_option.as_ref())?;
     let loss = loss_from_name(required.loss, &loss_options)?;
-    let evaluation_source = settings.evaluation_task(loss.as_ref())?;
+    let evaluation_source = settings.evaluation_task(loss.as_ref());
 
-    let workspace = Workspace::new(required.output, args.overwrite, &settings)?;
+    let workspace = Workspace::new(required.output, args.overwrite, settings)?;
     let resume = if args.resume {
         let newest = workspace.newest()?;
         match &newest {
@@ -59,24 +69,39 @@ pub fn run(args: &FitArgs, registry: &Registry) -> Result<()> {
     let dataset = match loss.accepts().targets {
         TargetKind::Scores => {
             let range = settings.score_range.as_deref();
-            scored_pairs(required.train, &chosen, read, range)?
+            let texts = scored_pairs(required.train, &chosen, read, range)?;
+            items::<F>(texts, required.train)?
         }
         TargetKind::Labels => {
-            labelled_from_file(required.train, &labelled_columns(&chosen)?, read)?
+            let found = match F::by_class(required.train).transpose()? {
+                Some(_) if !chosen.is_empty() => {
+                    let reason = "are for files; a directory has none";
+                    return Err(Error::argument("columns", reason).into());
+                }
+                Some(found) => found,
+                None => labelled_items::<F>(required.train, &chosen, read)?,
+            };
+            let (items, labels): (Vec<F::Item>, Vec<String>) = found.into_iter().unzip();
+            Dataset::labelled(items, &labels).map_err(|error| about(required.train, error))?
         }
-        TargetKind::None => pairs_from_file(required.train, &pair_columns(&chosen)?, read)?,
+        TargetKind::None => {
+            let texts = pairs_from_file(required.train, &pair_columns(&chosen)?, read)?;
+            items::<F>(texts, required.train)?
+        }
     };
     let evaluation = match evaluation_source {
-        Some(task) => settings.evaluation(task, read)?,
+        Some(task) => settings.evaluation::<F>(task, read)?,
         None => None,
     };
 
     let device = settings.device()?.open()?;
     // New weights, where there are any, depend on the seed too.
     device.seed(seed);
-    let model = registry.build_model(required.model, &model_options)?;
-    report::note_model(&model);
-    let model = model.embedder;
+    let OpenModel {
+        embedder: model,
+        max_length,
+        ..
+    } = OpenModel::<F>::by_name(required.model, &model_options, registry)?;
     note!(
         "{} of {}",
         count(dataset.len(), "example", "examples"),
@@ -108,7 +133,6 @@ pub fn run(args: &FitArgs, registry: &Registry) -> Result<()> {
     if let Some(checkpoint) = resume {
         trainer = trainer.resume_from(checkpoint);
     }
-    let max_length = model.tokenizer().max_length();
     let (model, summary) = trainer.fit(model, &dataset, &device).inspect_err(|_| {
         if workspace.keep_what_can_be_resumed() {
             let directory = workspace.checkpoints().display();
@@ -121,9 +145,10 @@ pub fn run(args: &FitArgs, registry: &Registry) -> Result<()> {
     let seconds = begin.elapsed().as_secs_f64();
     report::note_truncated(summary.truncated, max_length);
     note!(
-        "{} in {seconds:.1} s, {:.0} texts/s; the model is in {}",
+        "{} in {seconds:.1} s, {:.0} {}/s; the model is in {}",
         count(summary.losses.len(), "step", "steps"),
         summary.items_per_second,
+        F::NAMES[1],
         workspace.output().display()
     );
     let after = summary.metrics.last().map(|record| &record.metrics);
@@ -146,7 +171,7 @@ pub fn run(args: &FitArgs, registry: &Registry) -> Result<()> {
             "truncated": summary.truncated,
             "max_length": max_length,
             "seconds": rounded(seconds, 3),
-            "texts_per_second": rounded(summary.items_per_second, 1),
+            "items_per_second": rounded(summary.items_per_second, 1),
             "before": before,
             "after": after,
             "epochs": summary.metrics,
@@ -157,26 +182,22 @@ pub fn run(args: &FitArgs, registry: &Registry) -> Result<()> {
 
 impl Settings {
     /// What to measure, where there is evaluation data.
-    fn evaluation_task(&self, loss: &dyn Loss) -> Result<Option<EvalTask>> {
-        if self.eval.is_none() {
-            return Ok(None);
-        }
-        if let Some(task) = self.eval_task {
-            return Ok(Some(task));
-        }
-        match loss.accepts().targets {
-            TargetKind::Scores => Ok(Some(EvalTask::Sts)),
-            TargetKind::None => Ok(Some(EvalTask::Retrieval)),
-            TargetKind::Labels => Err(Failure::Usage(format!(
-                "fit: `eval-task` is missing: `{}` trains on labels, which nothing is measured \
-                 on; give --eval-task sts or --eval-task retrieval, and a file for it",
-                loss.name()
-            ))),
-        }
+    fn evaluation_task(&self, loss: &dyn Loss) -> Option<EvalTask> {
+        self.eval.as_ref()?;
+        let usual = match loss.accepts().targets {
+            TargetKind::Scores => EvalTask::Sts,
+            TargetKind::None => EvalTask::Retrieval,
+            TargetKind::Labels => EvalTask::Labelled,
+        };
+        Some(self.eval_task.unwrap_or(usual))
     }
 
     /// Reads the evaluation data, where there is any.
-    fn evaluation(&self, task: EvalTask, read: ReadOptions) -> Result<Option<Evaluation>> {
+    fn evaluation<F: Family>(
+        &self,
+        task: EvalTask,
+        read: ReadOptions,
+    ) -> Result<Option<Evaluation<F::Item>>> {
         const CUTOFFS: &[usize] = &fin_train::evaluate::retrieval::DEFAULT_CUTOFFS;
         let Some(data) = &self.eval else {
             return Ok(None);
@@ -192,8 +213,18 @@ impl Settings {
             corpus_column: corpus_column.as_ref(),
             cutoffs: self.k.as_deref().unwrap_or(CUTOFFS),
         };
-        Ok(Some(source.read()?))
+        Ok(Some(source.read::<F>()?))
     }
+}
+
+/// Items of the cells of a file.
+fn items<F: Family>(texts: Dataset<String>, path: &Path) -> Result<Dataset<F::Item>> {
+    let base = base_of(path);
+    let targets: Targets = texts.targets().clone();
+    let item = |cell: &String| F::Item::from_cell(cell.clone(), &base);
+    let columns = texts.columns().iter();
+    let columns = columns.map(|column| column.iter().map(item).collect());
+    Ok(Dataset::new(columns.collect(), targets)?)
 }
 
 /// Scored pairs with their scores in `[0, 1]`, scaled from `range` or from what they look like.

