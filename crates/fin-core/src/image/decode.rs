@@ -9,6 +9,7 @@ use ::image::{
 };
 
 use super::RgbImage;
+use super::jpeg::{Jpeg, Problem};
 use crate::error::{Error, Result};
 
 /// The usual largest number of pixels: 100 million, some 300 MB decoded.
@@ -70,15 +71,22 @@ pub fn decode_image(bytes: &[u8], path: impl AsRef<Path>, max_pixels: u64) -> Re
             format!("is no image that can be read; readable are {names}"),
         ));
     };
-    let damaged = |error: ImageError| Error::invalid(path, reason(name, &error));
+    let (pixels, orientation) = if format == ImageFormat::Jpeg {
+        jpeg(bytes, path, max_pixels)?
+    } else {
+        other(bytes, path, max_pixels, format, name)?
+    };
+    let mut turned = DynamicImage::ImageRgb8(pixels);
+    turned.apply_orientation(orientation);
+    let rgb = turned.into_rgb8();
+    let (width, height) = (rgb.width() as usize, rgb.height() as usize);
+    RgbImage::new(width, height, rgb.into_raw())
+        .ok_or_else(|| Error::invalid(path, "the decoded image has no pixels"))
+}
 
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(2 * (max_pixels.saturating_mul(BYTES_PER_PIXEL) + BESIDES));
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(damaged)?;
-    let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
+/// Refuses what the header says before memory is taken for it.
+fn check_size(path: &Path, [width, height]: [u64; 2], max_pixels: u64) -> Result<()> {
+    let pixels = width * height;
     if pixels == 0 {
         let reason = format!("the header says {width} × {height} pixels: there is no image");
         return Err(Error::invalid(path, reason));
@@ -90,23 +98,59 @@ pub fn decode_image(bytes: &[u8], path: impl AsRef<Path>, max_pixels: u64) -> Re
         );
         return Err(Error::invalid(path, reason));
     }
-    if format == ImageFormat::Jpeg && !ends(bytes) {
+    Ok(())
+}
+
+/// The pixels of a JPEG file and how the picture was taken.
+fn jpeg(bytes: &[u8], path: &Path, max_pixels: u64) -> Result<(::image::RgbImage, Orientation)> {
+    let refused = |problem: Problem| {
+        let reason = match problem {
+            Problem::CutShort => "the JPEG image is cut short".to_owned(),
+            Problem::Damaged(detail) => format!("the JPEG image is damaged ({detail})"),
+            Problem::Unsupported(detail) => {
+                format!("the JPEG image is of a kind that is not read ({detail})")
+            }
+        };
+        Error::invalid(path, reason)
+    };
+    let jpeg = Jpeg::open(bytes).map_err(refused)?;
+    let [width, height] = jpeg.size();
+    check_size(path, [width as u64, height as u64], max_pixels)?;
+    if !ends(bytes) {
         let reason = "the JPEG image ends before its end marker: the file was cut short";
         return Err(Error::invalid(path, reason));
     }
+    let orientation = jpeg.exif().and_then(Orientation::from_exif_chunk);
+    let pixels = jpeg.decode().map_err(refused)?;
+    let rgb = ::image::RgbImage::from_raw(width as u32, height as u32, pixels)
+        .ok_or_else(|| Error::invalid(path, "the decoded image has no pixels"))?;
+    Ok((rgb, orientation.unwrap_or(Orientation::NoTransforms)))
+}
+
+/// The same of a file in any other format, by the `image` crate.
+fn other(
+    bytes: &[u8],
+    path: &Path,
+    max_pixels: u64,
+    format: ImageFormat,
+    name: &str,
+) -> Result<(::image::RgbImage, Orientation)> {
+    let damaged = |error: ImageError| Error::invalid(path, reason(name, &error));
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(2 * (max_pixels.saturating_mul(BYTES_PER_PIXEL) + BESIDES));
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(damaged)?;
+    let (width, height) = decoder.dimensions();
+    check_size(path, [width.into(), height.into()], max_pixels)?;
     let orientation = orientation(&mut decoder, format).map_err(damaged)?;
     let decoded = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     let color = decoded.color();
-    let Some(rgb) = rgb(decoded) else {
+    let rgb = rgb(decoded).ok_or_else(|| {
         let reason = format!("{name} images of {color:?} samples are not read; convert it to RGB");
-        return Err(Error::invalid(path, reason));
-    };
-    let mut turned = DynamicImage::ImageRgb8(rgb);
-    turned.apply_orientation(orientation);
-    let rgb = turned.into_rgb8();
-    let (width, height) = (rgb.width() as usize, rgb.height() as usize);
-    RgbImage::new(width, height, rgb.into_raw())
-        .ok_or_else(|| Error::invalid(path, "the decoded image has no pixels"))
+        Error::invalid(path, reason)
+    })?;
+    Ok((rgb, orientation))
 }
 
 /// What is wrong, in words that do not depend on the decoder where they can.
@@ -145,7 +189,8 @@ fn orientation(
     Ok(Orientation::from_exif_chunk(chunk).unwrap_or(Orientation::NoTransforms))
 }
 
-/// Whether a JPEG stream comes to its end marker. Decoders make up what is missing; this finds it.
+/// Whether a JPEG stream comes to its end marker. The decoder makes up what is missing in coded
+/// data; this finds it.
 fn ends(bytes: &[u8]) -> bool {
     let mut rest = bytes.get(2..).unwrap_or_default();
     loop {

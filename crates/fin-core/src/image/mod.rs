@@ -18,11 +18,12 @@
 //! Colour profiles are not applied. What Pillow does not open either, and TIFF with palettes,
 //! YCbCr or floating-point samples, is an error. Pixels outside of a GIF's first frame are black.
 //!
-//! Lossless formats and WebP decode to the same bits as in Pillow. JPEG does not quite, since
-//! decoders differ in rounding and in how they bring colour to full resolution: where the file
-//! stores it in full, values are off by 3 at the most; where it stores colour at half the
-//! resolution, by 0.3 on average, by 6 in photographs, and by up to 95 at edges between saturated
-//! colours.
+//! Every format decodes to the same bits as in Pillow. JPEG leaves its arithmetic to the decoder,
+//! so fin has one of its own with that of libjpeg-turbo at its default settings: baseline and
+//! progressive, grey, RGB, YCbCr, CMYK and YCCK, at any whole ratio of resolutions. Arithmetic
+//! coding, lossless JPEG and 12 bits are errors. What is not the same is rare: what is made of a
+//! damaged file that is read all the same, of a progressive one whose later scans were left out,
+//! and of JPEG data inside TIFF, which the `image` crate decodes and rounds in its own way.
 //!
 //! ```
 //! use fin_core::image::{ImageTransform, Interpolation, Resize, RgbImage};
@@ -44,6 +45,7 @@
 mod augment;
 mod decode;
 mod files;
+mod jpeg;
 mod resample;
 mod transform;
 
