@@ -4,6 +4,7 @@ use clap::Args;
 use fin_core::input::{Column, ReadOptions, TextFormat};
 use fin_core::{BatchLimits, DeviceSpec};
 use fin_registry::ModelOptions;
+use fin_transformer::TextPooling;
 
 /// Which model, and what to change of it.
 #[derive(Debug, Args)]
@@ -19,7 +20,7 @@ pub struct ModelArgs {
 
     /// Pooling instead of the model's: cls, mean, mean_sqrt_len, max, last_token or gem (several,
     /// separated by commas, are concatenated), or pooler; for images mean, max or gem
-    #[arg(long, value_name = "NAMES")]
+    #[arg(long, value_name = "NAMES", value_parser = pooling)]
     pub pooling: Option<String>,
 
     /// Largest number of tokens of a text instead of the model's; longer texts are cut
@@ -102,6 +103,11 @@ pub fn read_options(no_header: bool, format: Option<TextFormat>) -> ReadOptions 
         has_header: !no_header,
         format,
     }
+}
+
+/// Names of poolings, which those of feature maps are among.
+fn pooling(text: &str) -> Result<String, fin_core::Error> {
+    text.parse::<TextPooling>().map(|_| text.to_owned())
 }
 
 /// Parses a number of at least 1.

@@ -164,10 +164,11 @@ enum Reference {
 }
 
 impl Reference {
-    fn len(&self) -> usize {
+    /// Their number and the word for them.
+    fn count(&self) -> (usize, &'static str) {
         match self {
-            Self::Texts(texts) => texts.len(),
-            Self::Images(images) => images.len(),
+            Self::Texts(texts) => (texts.len(), "texts"),
+            Self::Images(images) => (images.len(), "images"),
         }
     }
 }
@@ -188,11 +189,11 @@ impl Verification {
                 Reference::Images(images.collect::<fin_core::Result<_>>()?)
             }
         };
-        if found.len() != rows || rows == 0 {
+        let (count, what) = found.count();
+        if count != rows || rows == 0 {
             let reason = format!(
-                "has {rows} rows, but {} has {} items; a row an item is needed, at least one",
+                "has {rows} rows, but {} has {count} {what}; a row for each is needed, at least one",
                 texts.display(),
-                found.len()
             );
             return Err(Error::invalid(path, reason));
         }

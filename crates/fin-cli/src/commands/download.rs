@@ -6,12 +6,15 @@ use fin_registry::{Hub, HubSource, Registry};
 
 use crate::report::{self, Result};
 
-/// Download a model, and print the directory that holds it
+/// Download a model, and print the directory that holds it, or its file of weights
 ///
 /// Models by name are downloaded when they are first needed; this does it beforehand, and looks for
 /// newer files where the revision is a branch. Files go to the cache of the Hugging Face hub
 /// ($HF_HUB_CACHE, by default ~/.cache/huggingface/hub), where Python finds them too; what is there
 /// already is not downloaded again. An interrupted download goes on where it ended.
+///
+/// Weights of torchvision come from torchvision's address into the directory where PyTorch keeps them
+/// ($TORCH_HOME/hub/checkpoints, by default ~/.cache/torch/hub/checkpoints).
 ///
 /// HF_ENDPOINT is the hub's address, HF_TOKEN a token for private and gated models.
 #[derive(Debug, Args)]
@@ -29,6 +32,7 @@ pub struct DownloadArgs {
 const EXAMPLES: &str = "\
 Examples:
   fin download all-minilm-l6-v2
+  fin download resnet-base
   fin encode texts.txt --model \"$(fin download sentence-transformers/all-MiniLM-L12-v2)\" \\
       --output texts.npy";
 
@@ -36,7 +40,16 @@ pub fn run(args: &DownloadArgs, registry: &Registry) -> Result<()> {
     let mut source = if args.name.contains('/') {
         HubSource::new(&args.name)
     } else {
-        HubSource::from(registry.catalogue.find(&args.name)?)
+        let row = registry.catalogue.find(&args.name)?;
+        if row.is_address() {
+            if args.revision.is_some() {
+                let reason = "the weights of this model are a file, which has no revisions";
+                return Err(Error::argument("revision", reason).into());
+            }
+            let path = registry.locations.fetch(row)?;
+            return report::print(&format!("{}\n", path.display()));
+        }
+        HubSource::from(row)
     };
     if args.revision.is_some() && args.revision != source.revision {
         source.revision.clone_from(&args.revision);

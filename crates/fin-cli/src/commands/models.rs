@@ -8,9 +8,9 @@ use crate::report::{self, Format, Result};
 /// List the models that are known by name
 ///
 /// The files of a model are looked for in $FIN_MODELS/NAME, in the cache ($FIN_CACHE/NAME, by
-/// default ~/.cache/fin/NAME) and in the cache of the Hugging Face hub; what is in none of them is
-/// downloaded on first use. Any other model in the format of Hugging Face or sentence-transformers
-/// is given by its directory.
+/// default ~/.cache/fin/NAME), in the cache of the Hugging Face hub, and for torchvision's weights in
+/// that of PyTorch; what is in none of them is downloaded on first use. Any other model in the format
+/// of Hugging Face or sentence-transformers, or written by fin, is given by its directory.
 /// --catalogue adds rows of your own.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]

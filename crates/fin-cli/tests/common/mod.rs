@@ -28,6 +28,7 @@ pub fn fin() -> Command {
         "HF_TOKEN_PATH",
         "HUGGINGFACE_HUB_CACHE",
         "HUGGING_FACE_HUB_TOKEN",
+        "TORCH_HOME",
         "XDG_CACHE_HOME",
     ] {
         command.env_remove(name);

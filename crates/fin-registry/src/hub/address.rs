@@ -55,8 +55,8 @@ pub(crate) fn fetch_address(
     };
     let target = directory.join(name);
     let lock_file = directory.join(format!(".{name}.lock"));
-    downloader.file(&target, &expected, || lock(&lock_file, name))?;
+    let outcome = downloader.file(&target, &expected, || lock(&lock_file, name));
     // Whoever waits for it finds that it is no longer there, and makes another.
     let _ = std::fs::remove_file(&lock_file);
-    Ok(target)
+    outcome.map(|()| target)
 }

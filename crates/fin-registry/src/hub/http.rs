@@ -222,8 +222,9 @@ impl Client {
             }
             Trouble::Unreachable(reason) => {
                 let error = subject.error(format!(
-                    "cannot reach {endpoint} for the {what}: {reason}. Check the network{}; \
+                    "cannot reach {}{endpoint} for the {what}: {reason}. Check the network{}; \
                      HF_HUB_OFFLINE=1 uses what is on this machine",
+                    if self.is_hub { "the hub at " } else { "" },
                     if self.is_hub { " and HF_ENDPOINT" } else { "" }
                 ));
                 return Err(Failure {
