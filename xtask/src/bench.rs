@@ -30,8 +30,6 @@ pub fn run(args: &[String]) -> Outcome {
         ));
     }
 
-    // Criterion's own numbers are read back from where it leaves them.
-    let target = target_directory()?;
     crate::run(
         cargo()
             .args([
@@ -56,23 +54,12 @@ pub fn run(args: &[String]) -> Outcome {
     );
     let mut version = String::new();
     for shape in SHAPES {
-        let path = target
-            .join("criterion/encode-minilm")
-            .join(shape)
-            .join("new/estimates.json");
-        let text =
-            std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let estimates: Value =
-            serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
-        let nanoseconds = estimates["median"]["point_estimate"]
-            .as_f64()
-            .ok_or("criterion left no median")?;
         let items: f64 = shape
             .split('x')
             .next()
             .and_then(|n| n.parse().ok())
             .ok_or("a shape is items x tokens")?;
-        let ours = items / (nanoseconds * 1e-9);
+        let ours = items / median_seconds(&format!("encode-minilm/{shape}"))?;
         let row = rows
             .iter()
             .find(|row| row["shape"].as_str() == Some(shape))
@@ -109,6 +96,21 @@ pub fn run(args: &[String]) -> Outcome {
     Ok(())
 }
 
+/// The median of a benchmark, in seconds, read back from where Criterion leaves it.
+pub fn median_seconds(benchmark: &str) -> Result<f64, String> {
+    let path = target_directory()?
+        .join("criterion")
+        .join(benchmark)
+        .join("new/estimates.json");
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let estimates: Value =
+        serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+    let nanoseconds = estimates["median"]["point_estimate"].as_f64();
+    nanoseconds
+        .map(|nanoseconds| nanoseconds * 1e-9)
+        .ok_or_else(|| format!("{}: no median", path.display()))
+}
+
 fn target_directory() -> Result<PathBuf, String> {
     let printed = capture(cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
     let metadata: Value =
@@ -120,7 +122,7 @@ fn target_directory() -> Result<PathBuf, String> {
 }
 
 /// The processor's name and instruction sets that matter here, as Linux tells them.
-fn processor() -> String {
+pub fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
         let line = info.lines().find(|line| line.starts_with(name));

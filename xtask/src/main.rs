@@ -1,6 +1,7 @@
 //! `cargo xtask`: the workspace's chores. Each task is one file and calls only public tools.
 
 mod bench;
+mod bench_images;
 mod convert;
 mod crates;
 mod demo;
@@ -30,6 +31,7 @@ cargo xtask <task>
                              made on the spot (scripts/setup-reference.sh), and their conversion
   bench [--model DIR]        encoder throughput beside PyTorch in the same run; --write puts the
                              table into benches/results/
+  bench-images [--write]     the same for image networks, beside PyTorch and ONNX Runtime
   tidy                       check the workspace's invariants (docs/architecture.md)
 ";
 
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         "demo-images" => demo::images::run(rest),
         "parity" => parity::run(rest),
         "bench" => bench::run(rest),
+        "bench-images" => bench_images::run(rest),
         "tidy" => tidy::run(rest),
         "help" | "-h" | "--help" => {
             print!("{HELP}");

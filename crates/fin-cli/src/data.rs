@@ -386,7 +386,7 @@ pub fn about(path: &Path, error: Error) -> Error {
 }
 
 /// Metrics as rows of cells for [`report::columns`]: those at cut-offs in a row a metric and a
-/// column a cut-off, others in a row each. `measured` has a label and metrics of the same names.
+/// column a cut-off, others in a row each after them. `measured` has a label and metrics of the same names.
 pub fn metric_rows(measured: &[(&str, &Metrics)]) -> Vec<Vec<String>> {
     let Some((_, first)) = measured.first() else {
         return Vec::new();
@@ -398,7 +398,12 @@ pub fn metric_rows(measured: &[(&str, &Metrics)]) -> Vec<Vec<String>> {
             "-".to_owned()
         }
     };
-    if measured.len() > 1 || first.iter().all(|(name, _)| !name.contains('@')) {
+    let cutoff = |name: &str| -> Option<(String, String)> {
+        let (metric, cutoff) = name.split_once('@')?;
+        cutoff.parse::<usize>().ok()?;
+        Some((metric.to_owned(), format!("@{cutoff}")))
+    };
+    if measured.len() > 1 || first.iter().all(|(name, _)| cutoff(name).is_none()) {
         let mut rows = Vec::new();
         if measured.len() > 1 {
             let labels = measured.iter().map(|(label, _)| (*label).to_owned());
@@ -413,17 +418,21 @@ pub fn metric_rows(measured: &[(&str, &Metrics)]) -> Vec<Vec<String>> {
         return rows;
     }
     let mut rows: Vec<Vec<String>> = vec![vec![String::new()]];
+    let mut others = Vec::new();
     for (name, value) in first.iter() {
-        let (metric, cutoff) = name.split_once('@').unwrap_or((name, ""));
-        let column = format!("@{cutoff}");
+        let Some((metric, column)) = cutoff(name) else {
+            others.push(vec![name.to_owned(), number(value)]);
+            continue;
+        };
         if !rows[0].contains(&column) {
             rows[0].push(column);
         }
         match rows.iter_mut().skip(1).find(|row| row[0] == metric) {
             Some(row) => row.push(number(value)),
-            None => rows.push(vec![metric.to_owned(), number(value)]),
+            None => rows.push(vec![metric, number(value)]),
         }
     }
+    rows.extend(others);
     rows
 }
 
@@ -457,6 +466,8 @@ mod tests {
             ("hit@10", 1.0),
             ("mrr@1", 0.5),
             ("mrr@10", f64::NAN),
+            ("r_precision", 0.25),
+            ("map@r", 0.125),
         ] {
             metrics.insert(name, value);
         }
@@ -464,9 +475,11 @@ mod tests {
         assert_eq!(
             rows,
             [
-                ["", "@1", "@10"],
-                ["hit", "0.5000", "1.0000"],
-                ["mrr", "0.5000", "-"]
+                vec!["", "@1", "@10"],
+                vec!["hit", "0.5000", "1.0000"],
+                vec!["mrr", "0.5000", "-"],
+                vec!["r_precision", "0.2500"],
+                vec!["map@r", "0.1250"],
             ]
         );
         let rows = metric_rows(&[("before", &metrics), ("after", &metrics)]);

@@ -305,6 +305,10 @@ fn is_image(directory: &Path) -> Result<bool> {
     struct Kind {
         family: Option<String>,
     }
+    if !directory.is_dir() {
+        let missing = std::io::ErrorKind::NotFound.into();
+        return Err(Error::io(directory, "open the model directory")(missing));
+    }
     let path = directory.join(CONFIG_FILE);
     if !path.is_file() {
         return Ok(false);

@@ -444,7 +444,7 @@ fn file_mapping(file: &str, mapping: &Mapping, dtype: FloatType) -> FileMapping 
                 target: tensor.target.clone(),
                 shape: tensor.shape.clone(),
                 from: tensor.dtype.to_string(),
-                to: dtype.to_string(),
+                to: tensor.stored(dtype).to_string(),
             })
             .collect(),
         missing: mapping.missing.clone(),

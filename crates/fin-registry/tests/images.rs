@@ -158,6 +158,11 @@ fn a_converted_checkpoint_gives_the_same_and_says_where_it_is_from() {
         .convert(NAME, None, &to, &options, |_| Ok(()))
         .unwrap();
     assert_eq!(report.notes, [] as [&str; 0]);
+    let counters = report.mappings[0].tensors.iter();
+    let counters: Vec<_> = counters
+        .filter(|tensor| tensor.target.ends_with("num_batches_tracked"))
+        .collect();
+    assert!(counters.len() > 40 && counters.iter().all(|tensor| tensor.to == "i64"));
     assert!(report.mappings[0].missing.is_empty() && report.mappings[0].unused.is_empty());
     let text = fs::read_to_string(to.join("fin.json")).unwrap();
     let manifest: Value = serde_json::from_str(&text).unwrap();

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::str::FromStr;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 
@@ -117,6 +117,17 @@ pub struct MappedTensor {
     pub dtype: DType,
 }
 
+impl MappedTensor {
+    /// Element type in the checkpoint that is written, `dtype` being that of weights: integers stay
+    /// what they are.
+    pub fn stored(&self, dtype: FloatType) -> DType {
+        match self.dtype {
+            DType::I64 => DType::I64,
+            _ => dtype.stored(),
+        }
+    }
+}
+
 /// What becomes of every tensor of a checkpoint, and of every parameter of a module.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mapping {
@@ -197,14 +208,49 @@ impl ModuleVisitor for Mapper<'_> {
                 dtype: entry.dtype().to_string(),
             });
         } else {
-            let target = key.strip_prefix(&self.names.prefix).unwrap_or(&key);
-            self.mapping.tensors.push(MappedTensor {
-                target: target.to_string(),
-                source,
-                shape: expected,
-                dtype: entry.dtype(),
-            });
+            self.push(&key, source, expected, entry.dtype());
         }
+    }
+
+    /// Counters, which old files lack.
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let key = self.names.key(&self.path);
+        let Some(source) = self.names.source(self.checkpoint, &key) else {
+            return;
+        };
+        let Some(entry) = self.checkpoint.get(&source) else {
+            return;
+        };
+        let (expected, found) = (param.lazy_shape().to_vec(), entry.shape().to_vec());
+        let elements: usize = expected.iter().product();
+        if found != expected && !(found.is_empty() && elements == 1) {
+            self.error.get_or_insert_with(|| Error::ShapeMismatch {
+                path: self.checkpoint.path().to_path_buf(),
+                tensor: source,
+                expected,
+                found,
+            });
+        } else if entry.dtype() != DType::I64 {
+            self.error.get_or_insert_with(|| Error::UnsupportedDType {
+                path: self.checkpoint.path().to_path_buf(),
+                tensor: source,
+                dtype: entry.dtype().to_string(),
+            });
+        } else {
+            self.push(&key, source, found, entry.dtype());
+        }
+    }
+}
+
+impl Mapper<'_> {
+    fn push(&mut self, key: &str, source: String, shape: Vec<usize>, dtype: DType) {
+        let target = key.strip_prefix(&self.names.prefix).unwrap_or(key);
+        self.mapping.tensors.push(MappedTensor {
+            target: target.to_string(),
+            source,
+            shape,
+            dtype,
+        });
     }
 }
 
@@ -213,7 +259,7 @@ const PIECE: usize = 1 << 20;
 
 /// Writes mapped tensors as a safetensors file, sorted by key.
 ///
-/// f32 to f32 is exact to the bit; what is too large for f16 is an error. Memory use is that of
+/// f32 to f32 is exact to the bit; what is too large for f16 is an error; integers stay integers. Memory use is that of
 /// one tensor at the most.
 ///
 /// # Errors
@@ -228,15 +274,15 @@ pub fn write_converted(
 ) -> Result<()> {
     let mut tensors: Vec<&MappedTensor> = mapping.tensors.iter().collect();
     tensors.sort_by(|a, b| a.target.cmp(&b.target));
-    let width = dtype.stored().size();
     let mut header = Map::new();
     header.insert("__metadata__".into(), json!({ "format": "pt" }));
     let mut end = 0;
     for tensor in &tensors {
         let start = end;
-        end += tensor.shape.iter().product::<usize>() * width;
+        let stored = tensor.stored(dtype);
+        end += tensor.shape.iter().product::<usize>() * stored.size();
         let info = json!({
-            "dtype": dtype.in_header(),
+            "dtype": if stored == DType::I64 { "I64" } else { dtype.in_header() },
             "shape": tensor.shape,
             "data_offsets": [start, end],
         });
@@ -258,7 +304,7 @@ pub fn write_converted(
             });
         };
         checkpoint.with_bytes(entry, |bytes| {
-            if entry.dtype() == dtype.stored() {
+            if entry.dtype() == tensor.stored(dtype) {
                 return bytes.chunks(PIECE).try_for_each(|piece| write(out, piece));
             }
             for (i, piece) in bytes.chunks(PIECE).enumerate() {
