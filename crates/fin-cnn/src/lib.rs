@@ -27,13 +27,18 @@ pub mod architecture;
 mod config;
 pub mod efficientnet;
 mod embedder;
+#[cfg(feature = "flex")]
+mod inference;
+#[cfg(not(feature = "flex"))]
+#[path = "inference/absent.rs"]
+mod inference;
 pub mod layers;
 mod names;
 mod network;
 mod presets;
 pub mod resnet;
 
-pub use architecture::{Architecture, BackboneConfig, CnnBackbone};
+pub use architecture::{Architecture, BackboneConfig, Blocked, CnnBackbone};
 pub use config::{CONFIG_FILE, Family, ModelConfig};
 pub use embedder::{EncodedImage, ImageEmbedder, ImageOptions};
 pub use names::Dialect;

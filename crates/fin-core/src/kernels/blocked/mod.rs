@@ -13,6 +13,7 @@
 mod dense;
 mod depthwise;
 mod gather;
+mod inverted;
 mod memory;
 mod pack;
 mod plan;
@@ -24,6 +25,7 @@ mod vector;
 
 pub use dense::{conv, stem};
 pub use depthwise::depthwise;
+pub use inverted::expand_depthwise;
 pub use memory::Buffer;
 pub use pack::{PackedConv, PackedDepthwise, PackedStem, pack, pack_depthwise, pack_stem};
 pub use pool::{add, from_blocked, global_mean, max_pool, scale_channels, to_blocked};
