@@ -103,7 +103,11 @@ fn stages(name: &str, dialect: Dialect) {
         let model = load(name, dialect, &device).backbone;
         let pixels = tensor::<4>(&reference, "pixels", &device);
         let (folded, compiled) = (model.fold(), model.compile());
-        let forms = [("", &model), (", folded", &folded), (", compiled", &compiled)];
+        let forms = [
+            ("", &model),
+            (", folded", &folded),
+            (", compiled", &compiled),
+        ];
         for (form, model) in forms {
             let maps = model.feature_maps(&pixels);
             for (i, map) in maps.into_iter().enumerate() {

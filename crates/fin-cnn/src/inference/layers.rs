@@ -2,7 +2,7 @@
 
 use fin_core::kernels::blocked::{
     BLOCK, Buffer, Fused, PackedConv, PackedDepthwise, PackedStem, Shape, Window, conv, depthwise,
-    pack, pack_depthwise, pack_stem, stem,
+    expand_depthwise, pack, pack_depthwise, pack_stem, stem,
 };
 use fin_core::kernels::{Activation, slices};
 use fin_core::nn::{Conv2d, ConvPadding};
@@ -154,12 +154,24 @@ impl First {
         })
     }
 
+    /// Shape of the output.
+    pub(super) fn shape(&self, pixels: Shape) -> Shape {
+        self.step.over(pixels, self.packed.channels()[0]).1
+    }
+
     /// `pixels` `[batch, channels, height, width]`.
     pub(super) fn run(&self, pixels: &[f32], shape: Shape, pool: &mut Pool) -> Map {
         let (window, to) = self.step.over(shape, self.packed.channels()[0]);
         let mut map = Map::new(to, pool);
         let activation = self.activation;
-        stem(pixels, shape, &self.packed, window, activation, &mut map.values);
+        stem(
+            pixels,
+            shape,
+            &self.packed,
+            window,
+            activation,
+            &mut map.values,
+        );
         map
     }
 }
@@ -183,6 +195,16 @@ impl Dense {
         })
     }
 
+    /// Shape of the output.
+    pub(super) fn shape(&self, x: Shape) -> Shape {
+        self.step.over(x, self.packed.channels()[0]).1
+    }
+
+    /// Whether every output pixel is made of one input pixel, at the same place.
+    pub(super) fn is_point(&self) -> bool {
+        self.step.kernel == [1, 1] && self.step.stride == 1
+    }
+
     /// With the residual added before the activation, and the input's channels multiplied by
     /// `scale` `[batch, channels]`.
     pub(super) fn run(
@@ -199,7 +221,14 @@ impl Dense {
             residual: residual.map(|map| &map.values[..]),
             scale,
         };
-        conv(&x.values, x.shape, &self.packed, window, fused, &mut map.values);
+        conv(
+            &x.values,
+            x.shape,
+            &self.packed,
+            window,
+            fused,
+            &mut map.values,
+        );
         map
     }
 }
@@ -229,13 +258,40 @@ impl Depthwise {
         })
     }
 
-    /// `means` takes the means of the output's channels, `[batch, channels]`.
-    pub(super) fn run(&self, x: &Map, means: Option<&mut [f32]>, pool: &mut Pool) -> Map {
-        let (window, to) = self.step.over(x.shape, self.packed.channels());
-        let mut map = Map::new(to, pool);
+    /// Shape of the output.
+    pub(super) fn shape(&self, x: Shape) -> Shape {
+        self.step.over(x, self.packed.channels()).1
+    }
+
+    /// After `expand`, where there is one. `means` takes the means of the output's channels,
+    /// `[batch, channels]`.
+    pub(super) fn run(
+        &self,
+        expand: Option<&Dense>,
+        x: &Map,
+        means: Option<&mut [f32]>,
+        pool: &mut Pool,
+    ) -> Map {
         let (packed, activation) = (&self.packed, self.activation);
-        depthwise(&x.values, x.shape, packed, window, activation, means, &mut map.values);
+        let (window, to) = self.step.over(x.shape, packed.channels());
+        let mut map = Map::new(to, pool);
+        let (values, y) = (&x.values, &mut map.values);
+        match expand {
+            None => depthwise(values, x.shape, packed, window, activation, means, y),
+            Some(Dense {
+                packed: expand,
+                activation: inner,
+                ..
+            }) => expand_depthwise(
+                values, x.shape, expand, *inner, packed, window, activation, means, y,
+            ),
+        };
         map
+    }
+
+    /// Channels of the input and output.
+    pub(super) fn channels(&self) -> usize {
+        self.packed.channels()
     }
 }
 
@@ -277,9 +333,16 @@ impl Excite {
             }
         }
         let mut narrow = Map::new(shape(squeezed), pool);
-        let mut layer = |x: &Map, packed: &PackedConv, activation, y: &mut Map| {
+        let layer = |x: &Map, packed: &PackedConv, activation, y: &mut Map| {
             let fused = Fused::new(activation);
-            conv(&x.values, x.shape, packed, Window::POINT, fused, &mut y.values);
+            conv(
+                &x.values,
+                x.shape,
+                packed,
+                Window::POINT,
+                fused,
+                &mut y.values,
+            );
         };
         layer(&wide, &self.reduce, self.activation, &mut narrow);
         layer(&narrow, &self.expand, Activation::Identity, &mut wide);

@@ -7,27 +7,35 @@ mod layers;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
+use fin_core::Backbone;
 use fin_core::kernels::blocked::{Shape, Window, from_blocked, max_pool};
 use fin_core::kernels::{Activation, slices};
 
 use crate::architecture::CnnBackbone;
 use crate::efficientnet::{EfficientNet, MbConv};
-use crate::resnet::{Residual, ResNet};
+use crate::resnet::{ResNet, Residual};
 use layers::{Dense, Depthwise, Excite, First, Map, Pool};
+
+/// Bytes of the largest feature map that images go through the first layers with: few enough to
+/// stay in the last level of the cache from one layer to the next.
+const MAP_BYTES: usize = 6 << 20;
 
 /// A network of packed layers.
 pub(crate) struct Plan {
     first: First,
-    body: Body,
+    stages: Vec<Stage>,
     channels: usize,
     /// Kept from one batch to the next.
     pool: Mutex<Pool>,
 }
 
-enum Body {
-    ResNet(Vec<Vec<ResidualPlan>>),
-    EfficientNet(Vec<Vec<MbConvPlan>>, Dense),
+/// What lies between two feature maps that [`Plan::feature_maps`] gives.
+enum Stage {
+    /// Bottlenecks and their like, the first after a max pooling where the flag is set.
+    Residual(Vec<ResidualPlan>, bool),
+    MbConv(Vec<MbConvPlan>),
+    Head(Dense),
 }
 
 /// [`Residual`].
@@ -65,57 +73,19 @@ impl Plan {
     /// Folds and packs a network, layer by layer; none where its weights are not on `flex`, or it
     /// has layers that the kernels do not know.
     pub(crate) fn new(network: &CnnBackbone) -> Option<Self> {
-        let (first, channels, body) = match network {
-            CnnBackbone::ResNet(network) => Self::resnet(network)?,
-            CnnBackbone::EfficientNet(network) => Self::efficientnet(network)?,
+        let (first, stages) = match network {
+            CnnBackbone::ResNet(network) => (First::new(&network.stem)?, resnet(network)?),
+            CnnBackbone::EfficientNet(network) => {
+                (First::new(&network.stem)?, efficientnet(network)?)
+            }
             CnnBackbone::Blocked(_) => return None,
         };
         Some(Self {
             first,
-            body,
-            channels,
+            stages,
+            channels: network.hidden_size(),
             pool: Mutex::default(),
         })
-    }
-
-    fn resnet(network: &ResNet) -> Option<(First, usize, Body)> {
-        let residual = |block: &Residual| {
-            let (last, convs) = block.convs.split_last()?;
-            Some(ResidualPlan {
-                convs: all(convs, |conv| Dense::new(conv, conv.activation))?,
-                last: Dense::new(last, Activation::Relu)?,
-                downsample: match &block.downsample {
-                    Some(conv) => Some(Dense::new(conv, conv.activation)?),
-                    None => None,
-                },
-            })
-        };
-        let stages = all(&network.stages, |stage| all(stage, residual))?;
-        let channels = fin_core::Backbone::hidden_size(network);
-        Some((First::new(&network.stem)?, channels, Body::ResNet(stages)))
-    }
-
-    fn efficientnet(network: &EfficientNet) -> Option<(First, usize, Body)> {
-        let block = |block: &MbConv| {
-            Some(MbConvPlan {
-                expand: match &block.expand {
-                    Some(conv) => Some(Dense::new(conv, conv.activation)?),
-                    None => None,
-                },
-                depthwise: Depthwise::new(&block.depthwise)?,
-                excite: match &block.squeeze_excite {
-                    Some(layer) => Some(Excite::new(layer)?),
-                    None => None,
-                },
-                project: Dense::new(&block.project, block.project.activation)?,
-                shortcut: block.stochastic_depth.is_some(),
-            })
-        };
-        let stages = all(&network.stages, |stage| all(stage, block))?;
-        let head = Dense::new(&network.head, network.head.activation)?;
-        let channels = fin_core::Backbone::hidden_size(network);
-        let body = Body::EfficientNet(stages, head);
-        Some((First::new(&network.stem)?, channels, body))
     }
 
     /// Channels of the last feature map.
@@ -125,31 +95,33 @@ impl Plan {
 
     /// The last feature map; none where the pixels are not where the kernels can read them.
     pub(crate) fn forward(&self, pixels: &Tensor<4>) -> Option<Tensor<4>> {
-        slices::map(pixels, |values, shape| {
-            let (values, shape) = self.with_pool(|pool| {
-                let last = self.run(values, shape_of(shape), pool, &mut |_| ());
+        slices::map(pixels, |pixels, shape| {
+            let pixels = Pixels(pixels, shape_of(shape));
+            self.with_pool(|pool| {
+                let last = self.run_to(self.stages.len(), pixels, pool);
                 let plain = plain(&last);
                 pool.put(last);
                 plain
-            });
-            (values, shape)
+            })
         })
     }
 
     /// The feature maps after the stem, every stage and the head.
     pub(crate) fn feature_maps(&self, pixels: &Tensor<4>) -> Option<Vec<Tensor<4>>> {
-        let mut maps = Vec::new();
         let values = slices::values(pixels.clone())?;
-        self.with_pool(|pool| {
-            let mut seen = |map: &Map| maps.push(plain(map));
-            let last = self.run(&values, shape_of(pixels.dims()), pool, &mut seen);
-            pool.put(last);
-        });
         let device = pixels.device();
-        let tensor = |(values, shape): (Vec<f32>, [usize; 4])| {
-            Tensor::from_data(burn::tensor::TensorData::new(values, shape), &device)
+        let mut pool = Pool::default();
+        let mut map = self.first.run(&values, shape_of(pixels.dims()), &mut pool);
+        let tensor = |map: &Map| {
+            let (values, shape) = plain(map);
+            Tensor::from_data(TensorData::new(values, shape), &device)
         };
-        Some(maps.into_iter().map(tensor).collect())
+        let mut maps = vec![tensor(&map)];
+        for stage in &self.stages {
+            map = stage.run(map, &mut pool);
+            maps.push(tensor(&map));
+        }
+        Some(maps)
     }
 
     fn with_pool<T>(&self, work: impl FnOnce(&mut Pool) -> T) -> T {
@@ -161,46 +133,183 @@ impl Plan {
         outcome
     }
 
-    fn run(
-        &self,
-        pixels: &[f32],
-        shape: Shape,
-        pool: &mut Pool,
-        seen: &mut dyn FnMut(&Map),
-    ) -> Map {
-        let x = self.first.run(pixels, shape, pool);
-        seen(&x);
-        match &self.body {
-            Body::ResNet(stages) => {
-                let window = Window::new(2, 1);
-                let [height, width] = window.output(x.shape.height, x.shape.width, [3; 2]);
+    /// The output of the first layer and the first `count` stages. Where the maps in between are
+    /// large, a few images go through all of these layers before the next ones do.
+    fn run_to(&self, count: usize, pixels: Pixels, pool: &mut Pool) -> Map {
+        let batch = pixels.1.batch;
+        let images = (MAP_BYTES / self.largest(count, pixels.1).max(1)).clamp(1, batch.max(1));
+        if images < batch {
+            let mut joined: Option<Map> = None;
+            for start in (0..batch).step_by(images) {
+                let part = pixels.part(start, images.min(batch - start));
+                let part = self.run_to(count, part, pool);
                 let to = Shape {
-                    height,
-                    width,
-                    ..x.shape
+                    batch,
+                    ..part.shape
                 };
-                let mut pooled = Map::new(to, pool);
-                max_pool(&x.values, x.shape, 3, window, &mut pooled.values);
-                pool.put(x);
-                stages.iter().fold(pooled, |x, stage| {
-                    let x = stage.iter().fold(x, |x, block| block.run(x, pool));
-                    seen(&x);
-                    x
-                })
+                let joined = joined.get_or_insert_with(|| Map::new(to, pool));
+                let image = part.values.len() / part.shape.batch;
+                joined.values[start * image..][..part.values.len()].copy_from_slice(&part.values);
+                pool.put(part);
             }
-            Body::EfficientNet(stages, head) => {
-                let x = stages.iter().fold(x, |x, stage| {
-                    let x = stage.iter().fold(x, |x, block| block.run(x, pool));
-                    seen(&x);
-                    x
-                });
+            if let Some(joined) = joined {
+                return joined;
+            }
+        }
+        match count.checked_sub(1) {
+            None => self.first.run(pixels.0, pixels.1, pool),
+            Some(before) => {
+                let x = self.run_to(before, pixels, pool);
+                self.stages[before].run(x, pool)
+            }
+        }
+    }
+
+    /// Bytes an image of the largest map within the stage that `count` stages end with.
+    fn largest(&self, count: usize, pixels: Shape) -> usize {
+        let mut shape = self.first.shape(pixels);
+        let mut largest = shape.blocked_len();
+        for stage in &self.stages[..count] {
+            (largest, shape) = stage.extent(shape);
+        }
+        largest / shape.batch.max(1) * size_of::<f32>()
+    }
+}
+
+/// Values and shape of images, `[batch, channels, height, width]`.
+#[derive(Clone, Copy)]
+struct Pixels<'a>(&'a [f32], Shape);
+
+impl Pixels<'_> {
+    fn part(&self, start: usize, count: usize) -> Self {
+        let image = self.1.plain_len() / self.1.batch;
+        let shape = Shape {
+            batch: count,
+            ..self.1
+        };
+        Self(&self.0[start * image..][..count * image], shape)
+    }
+}
+
+fn resnet(network: &ResNet) -> Option<Vec<Stage>> {
+    let residual = |block: &Residual| {
+        let (last, convs) = block.convs.split_last()?;
+        Some(ResidualPlan {
+            convs: all(convs, |conv| Dense::new(conv, conv.activation))?,
+            last: Dense::new(last, Activation::Relu)?,
+            downsample: match &block.downsample {
+                Some(conv) => Some(Dense::new(conv, conv.activation)?),
+                None => None,
+            },
+        })
+    };
+    let stages = network.stages.iter().enumerate();
+    stages
+        .map(|(i, stage)| Some(Stage::Residual(all(stage, residual)?, i == 0)))
+        .collect()
+}
+
+fn efficientnet(network: &EfficientNet) -> Option<Vec<Stage>> {
+    let block = |block: &MbConv| {
+        Some(MbConvPlan {
+            expand: match &block.expand {
+                Some(conv) => {
+                    let conv = Dense::new(conv, conv.activation)?;
+                    Some(conv.is_point().then_some(conv)?)
+                }
+                None => None,
+            },
+            depthwise: Depthwise::new(&block.depthwise)?,
+            excite: match &block.squeeze_excite {
+                Some(layer) => Some(Excite::new(layer)?),
+                None => None,
+            },
+            project: Dense::new(&block.project, block.project.activation)?,
+            shortcut: block.stochastic_depth.is_some(),
+        })
+    };
+    let mut stages = all(&network.stages, |stage| {
+        Some(Stage::MbConv(all(stage, block)?))
+    })?;
+    stages.push(Stage::Head(Dense::new(
+        &network.head,
+        network.head.activation,
+    )?));
+    Some(stages)
+}
+
+impl Stage {
+    fn run(&self, x: Map, pool: &mut Pool) -> Map {
+        match self {
+            Self::Residual(blocks, pools) => {
+                let x = if *pools { max_pooled(x, pool) } else { x };
+                blocks.iter().fold(x, |x, block| block.run(x, pool))
+            }
+            Self::MbConv(blocks) => blocks.iter().fold(x, |x, block| block.run(x, pool)),
+            Self::Head(head) => {
                 let y = head.run(&x, None, None, pool);
-                seen(&y);
                 pool.put(x);
                 y
             }
         }
     }
+
+    /// Floats of the largest map on the way, the input included, and the shape of the output.
+    fn extent(&self, mut shape: Shape) -> (usize, Shape) {
+        let mut largest = shape.blocked_len();
+        let mut next = |to: Shape| {
+            largest = largest.max(to.blocked_len());
+            to
+        };
+        match self {
+            Self::Residual(blocks, pools) => {
+                if *pools {
+                    shape = pooled(shape);
+                }
+                for block in blocks {
+                    let convs = block.convs.iter().chain([&block.last]);
+                    shape = convs.fold(shape, |shape, conv| next(conv.shape(shape)));
+                }
+            }
+            Self::MbConv(blocks) => {
+                for block in blocks {
+                    shape = next(block.depthwise.shape(shape));
+                    shape = next(block.project.shape(shape));
+                }
+            }
+            Self::Head(head) => shape = next(head.shape(shape)),
+        }
+        (largest, shape)
+    }
+}
+
+/// The max pooling of ResNet.
+const POOL_KERNEL: usize = 3;
+
+fn pool_window() -> Window {
+    Window::new(2, 1)
+}
+
+fn pooled(shape: Shape) -> Shape {
+    let [height, width] = pool_window().output(shape.height, shape.width, [POOL_KERNEL; 2]);
+    Shape {
+        height,
+        width,
+        ..shape
+    }
+}
+
+fn max_pooled(x: Map, pool: &mut Pool) -> Map {
+    let mut map = Map::new(pooled(x.shape), pool);
+    max_pool(
+        &x.values,
+        x.shape,
+        POOL_KERNEL,
+        pool_window(),
+        &mut map.values,
+    );
+    pool.put(x);
+    map
 }
 
 /// What `[batch, channels, height, width]` stands for.
@@ -245,21 +354,15 @@ impl ResidualPlan {
 
 impl MbConvPlan {
     fn run(&self, x: Map, pool: &mut Pool) -> Map {
-        let expand = self.expand.as_ref();
-        let wide = expand.map(|conv| conv.run(&x, None, None, pool));
-        let input = wide.as_ref().unwrap_or(&x);
-        let (batch, channels) = (input.shape.batch, input.shape.channels);
-        let mut means = vec![0.0; batch * channels];
+        let batch = x.shape.batch;
+        let mut means = vec![0.0; batch * self.depthwise.channels()];
         let excite = self.excite.as_ref();
         let wanted = excite.map(|_| &mut means[..]);
-        let narrow = self.depthwise.run(input, wanted, pool);
-        if let Some(wide) = wide {
-            pool.put(wide);
-        }
+        let wide = self.depthwise.run(self.expand.as_ref(), &x, wanted, pool);
         let scale = excite.map(|layer| layer.run(&means, batch, pool));
         let residual = self.shortcut.then_some(&x);
-        let y = self.project.run(&narrow, residual, scale.as_deref(), pool);
-        pool.put(narrow);
+        let y = self.project.run(&wide, residual, scale.as_deref(), pool);
+        pool.put(wide);
         pool.put(x);
         y
     }

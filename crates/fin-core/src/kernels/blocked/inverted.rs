@@ -41,7 +41,9 @@ pub fn expand_depthwise(
 ) -> Shape {
     let finishes = [finish(inner), finish(activation)];
     let isa = Isa::detect();
-    run(isa, x, shape, &expand.0, weight, window, finishes, means, out)
+    run(
+        isa, x, shape, &expand.0, weight, window, finishes, means, out,
+    )
 }
 
 /// [`expand_depthwise`] with an instruction set.
@@ -115,7 +117,9 @@ pub(super) fn run(
         let start = piece * lines;
         let lines = start..(start + lines).min(height);
         // Input rows that these read.
-        let above = (start * window.stride).saturating_sub(top).min(shape.height);
+        let above = (start * window.stride)
+            .saturating_sub(top)
+            .min(shape.height);
         let below = (lines.end - 1) * window.stride + packed.kernel[0];
         let below = below.saturating_sub(top).clamp(above, shape.height);
         let pixels = (below - above) * shape.width;
