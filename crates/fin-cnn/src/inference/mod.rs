@@ -19,7 +19,7 @@ use layers::{Dense, Depthwise, Excite, First, Map, Pool};
 
 /// Bytes of the largest feature map that images go through the first layers with: few enough to
 /// stay in the last level of the cache from one layer to the next.
-const MAP_BYTES: usize = 6 << 20;
+const MAP_BYTES: usize = 4 << 20;
 
 /// A network of packed layers.
 pub(crate) struct Plan {
@@ -138,6 +138,8 @@ impl Plan {
     fn run_to(&self, count: usize, pixels: Pixels, pool: &mut Pool) -> Map {
         let batch = pixels.1.batch;
         let images = (MAP_BYTES / self.largest(count, pixels.1).max(1)).clamp(1, batch.max(1));
+        // As many in each part as nearly as can be.
+        let images = batch.div_ceil(batch.div_ceil(images));
         if images < batch {
             let mut joined: Option<Map> = None;
             for start in (0..batch).step_by(images) {
