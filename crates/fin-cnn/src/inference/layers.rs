@@ -205,30 +205,22 @@ impl Dense {
         self.step.kernel == [1, 1] && self.step.stride == 1
     }
 
-    /// With the residual added before the activation, and the input's channels multiplied by
-    /// `scale` `[batch, channels]`.
+    /// The residual is added before the activation; its memory becomes the output's. The input's
+    /// channels are multiplied by `scale` `[batch, channels]` before all.
     pub(super) fn run(
         &self,
         x: &Map,
-        residual: Option<&Map>,
+        residual: Option<Map>,
         scale: Option<&[f32]>,
         pool: &mut Pool,
     ) -> Map {
         let (window, to) = self.step.over(x.shape, self.packed.channels()[0]);
-        let mut map = Map::new(to, pool);
-        let fused = Fused {
-            activation: self.activation,
-            residual: residual.map(|map| &map.values[..]),
-            scale,
-        };
-        conv(
-            &x.values,
-            x.shape,
-            &self.packed,
-            window,
-            fused,
-            &mut map.values,
-        );
+        let mut fused = Fused::new(self.activation);
+        fused.scale = scale;
+        fused.onto = residual.is_some();
+        let mut map = residual.unwrap_or_else(|| Map::new(to, pool));
+        let y = &mut map.values;
+        conv(&x.values, x.shape, &self.packed, window, fused, y);
         map
     }
 }

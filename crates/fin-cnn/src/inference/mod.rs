@@ -40,7 +40,8 @@ enum Stage {
 
 /// [`Residual`].
 struct ResidualPlan {
-    convs: Vec<Dense>,
+    first: Dense,
+    middle: Vec<Dense>,
     /// The last of the branch, to which the shortcut is added.
     last: Dense,
     downsample: Option<Dense>,
@@ -195,9 +196,12 @@ impl Pixels<'_> {
 
 fn resnet(network: &ResNet) -> Option<Vec<Stage>> {
     let residual = |block: &Residual| {
-        let (last, convs) = block.convs.split_last()?;
+        let [first, middle @ .., last] = &block.convs[..] else {
+            return None;
+        };
         Some(ResidualPlan {
-            convs: all(convs, |conv| Dense::new(conv, conv.activation))?,
+            first: Dense::new(first, first.activation)?,
+            middle: all(middle, |conv| Dense::new(conv, conv.activation))?,
             last: Dense::new(last, Activation::Relu)?,
             downsample: match &block.downsample {
                 Some(conv) => Some(Dense::new(conv, conv.activation)?),
@@ -269,7 +273,8 @@ impl Stage {
                     shape = pooled(shape);
                 }
                 for block in blocks {
-                    let convs = block.convs.iter().chain([&block.last]);
+                    let convs = [&block.first].into_iter().chain(&block.middle);
+                    let convs = convs.chain([&block.last]);
                     shape = convs.fold(shape, |shape, conv| next(conv.shape(shape)));
                 }
             }
@@ -335,21 +340,21 @@ fn plain(map: &Map) -> (Vec<f32>, [usize; 4]) {
 
 impl ResidualPlan {
     fn run(&self, x: Map, pool: &mut Pool) -> Map {
-        let mut branch: Option<Map> = None;
-        for conv in &self.convs {
-            let y = conv.run(branch.as_ref().unwrap_or(&x), None, None, pool);
-            if let Some(before) = branch.replace(y) {
-                pool.put(before);
+        let mut branch = self.first.run(&x, None, None, pool);
+        for conv in &self.middle {
+            let y = conv.run(&branch, None, None, pool);
+            pool.put(std::mem::replace(&mut branch, y));
+        }
+        let shortcut = match &self.downsample {
+            Some(conv) => {
+                let y = conv.run(&x, None, None, pool);
+                pool.put(x);
+                y
             }
-        }
-        let shortcut = self.downsample.as_ref();
-        let shortcut = shortcut.map(|conv| conv.run(&x, None, None, pool));
-        let residual = shortcut.as_ref().unwrap_or(&x);
-        let input = branch.as_ref().unwrap_or(&x);
-        let y = self.last.run(input, Some(residual), None, pool);
-        for map in [Some(x), branch, shortcut].into_iter().flatten() {
-            pool.put(map);
-        }
+            None => x,
+        };
+        let y = self.last.run(&branch, Some(shortcut), None, pool);
+        pool.put(branch);
         y
     }
 }
@@ -362,10 +367,14 @@ impl MbConvPlan {
         let wanted = excite.map(|_| &mut means[..]);
         let wide = self.depthwise.run(self.expand.as_ref(), &x, wanted, pool);
         let scale = excite.map(|layer| layer.run(&means, batch, pool));
-        let residual = self.shortcut.then_some(&x);
-        let y = self.project.run(&wide, residual, scale.as_deref(), pool);
+        let shortcut = if self.shortcut {
+            Some(x)
+        } else {
+            pool.put(x);
+            None
+        };
+        let y = self.project.run(&wide, shortcut, scale.as_deref(), pool);
         pool.put(wide);
-        pool.put(x);
         y
     }
 }

@@ -138,6 +138,7 @@ pub(super) fn run(
     };
     to.check("convolution: output", out.len());
     if let Some(residual) = fused.residual {
+        assert!(!fused.onto, "convolution: two residuals");
         to.check("convolution: residual", residual.len());
     }
     if let Some(scale) = fused.scale {
@@ -256,6 +257,13 @@ impl Job<'_> {
         let residual = self.fused.residual;
         let most = self.kernels.pixels();
         let Channels { x, first, .. } = *channels;
+        let residual = |at: usize| match residual {
+            // SAFETY: the residual is as long as the output.
+            Some(residual) => unsafe { residual.as_ptr().add(at) },
+            // SAFETY: as for `out`; a kernel reads its part before it writes there.
+            None if self.fused.onto => unsafe { self.out.get().add(at).cast_const() },
+            None => std::ptr::null(),
+        };
         let run = |rows: &[Run], done: usize, pixels: usize| {
             let second = rows[rows.len() - 1];
             let runs = [rows[0], second];
@@ -274,8 +282,7 @@ impl Job<'_> {
                     bias: self.packed.bias.as_ptr().add(first * BLOCK),
                     out: at.map(|at| self.out.get().add(at)),
                     out_block,
-                    residual: at
-                        .map(|at| residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at))),
+                    residual: at.map(residual),
                     finish: self.finish,
                 }
             };

@@ -7,7 +7,7 @@
 //! applied while the sums are in registers.
 //!
 //! Functions take slices, check their lengths, and panic with a message where one is wrong. What
-//! stands in an output beforehand does not matter. Work is split over rayon's threads; kernels
+//! stands in an output beforehand does not matter, but with [`Fused::onto`]. Work is split over rayon's threads; kernels
 //! exist for AVX-512, AVX2 and any processor, chosen at run time.
 
 mod dense;
@@ -128,6 +128,8 @@ pub struct Fused<'a> {
     pub activation: Activation,
     /// Added before the activation; of the output's layout and length.
     pub residual: Option<&'a [f32]>,
+    /// What stands in the output is the residual; then there is no other.
+    pub onto: bool,
     /// `[batch, in]`, by which the input's channels are multiplied.
     pub scale: Option<&'a [f32]>,
 }
@@ -138,6 +140,7 @@ impl<'a> Fused<'a> {
         Self {
             activation,
             residual: None,
+            onto: false,
             scale: None,
         }
     }
@@ -148,6 +151,11 @@ impl<'a> Fused<'a> {
             residual: Some(residual),
             ..self
         }
+    }
+
+    /// With what stands in the output as the residual.
+    pub fn onto(self) -> Self {
+        Self { onto: true, ..self }
     }
 
     /// With factors of the input's channels.

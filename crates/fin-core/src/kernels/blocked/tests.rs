@@ -198,8 +198,16 @@ fn check_dense(shape: Shape, out: usize, kernel: [usize; 2], window: Window, see
             dense::run(isa, &blocks, shape, &packed.0, window, fused, &mut y),
             to
         );
-        let error = error(&plain(&y, to), &expected);
+        let found = plain(&y, to);
+        let error = error(&found, &expected);
         assert!(error < 1e-6, "{error:e}: {}", &what[..what.len().min(300)]);
+        if with_residual {
+            let mut fused = Fused::new(activation).onto();
+            fused.scale = with_scale.then_some(&scale);
+            y.copy_from_slice(&residual);
+            dense::run(isa, &blocks, shape, &packed.0, window, fused, &mut y);
+            assert_eq!(plain(&y, to), found, "onto the residual");
+        }
     }
     if with_scale || with_residual {
         return;
