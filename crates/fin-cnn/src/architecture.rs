@@ -234,7 +234,7 @@ impl CnnBackbone {
     }
 
     /// The same function at inference, in the form that is fastest where the weights are: blocks
-    /// of channels on `flex` ([`fin_core::kernels::blocked`]), else [`CnnBackbone::fold`].
+    /// of channels on `flex` (`fin_core::kernels::blocked`), else [`CnnBackbone::fold`].
     ///
     /// Weights are folded and packed layer by layer, so that no more than one layer is in memory
     /// a third time.

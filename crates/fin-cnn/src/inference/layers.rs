@@ -110,12 +110,12 @@ impl Weights {
     /// None where the weights do not lie where the kernels can read them.
     fn of(conv: &Conv2d) -> Option<Self> {
         let bias = match &conv.bias {
-            Some(bias) => Some(slices::values(bias.val())?),
+            Some(bias) => Some(slices::values(bias.val().without_autodiff())?),
             None => None,
         };
         Some(Self {
             shape: conv.weight.dims(),
-            weight: slices::values(conv.weight.val())?,
+            weight: slices::values(conv.weight.val().without_autodiff())?,
             bias,
         })
     }

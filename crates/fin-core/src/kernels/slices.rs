@@ -1,4 +1,4 @@
-//! From Burn's tensors to slices and back.
+//! From Burn's tensors on `flex` to slices and back.
 
 use burn::tensor::{Tensor, TensorData};
 
@@ -21,7 +21,7 @@ pub fn map<const D: usize, const E: usize>(
     x: &Tensor<D>,
     f: impl FnOnce(&[f32], [usize; D]) -> (Vec<f32>, [usize; E]),
 ) -> Option<Tensor<E>> {
-    let device = x.device();
-    let (y, shape) = f(&values(x.clone())?, x.dims());
+    let device = takes(x).then(|| x.device())?;
+    let (y, shape) = super::flex::read(x.clone(), |values| f(values, x.dims()))?;
     Some(Tensor::from_data(TensorData::new(y, shape), &device))
 }
