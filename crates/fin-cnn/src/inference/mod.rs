@@ -17,8 +17,8 @@ use crate::efficientnet::{EfficientNet, MbConv};
 use crate::resnet::{ResNet, Residual};
 use layers::{Dense, Depthwise, Excite, First, Map, Pool};
 
-/// Bytes of the largest feature map that images go through the first layers with: few enough to
-/// stay in the last level of the cache from one layer to the next.
+/// Bytes a thread of the largest feature map that images go through the first layers with: few
+/// enough to stay in the last level of the cache from one layer to the next.
 const MAP_BYTES: usize = 4 << 20;
 
 /// A network of packed layers.
@@ -138,7 +138,8 @@ impl Plan {
     /// large, a few images go through all of these layers before the next ones do.
     fn run_to(&self, count: usize, pixels: Pixels, pool: &mut Pool) -> Map {
         let batch = pixels.1.batch;
-        let images = (MAP_BYTES / self.largest(count, pixels.1).max(1)).clamp(1, batch.max(1));
+        let room = MAP_BYTES * rayon::current_num_threads();
+        let images = (room / self.largest(count, pixels.1).max(1)).clamp(1, batch.max(1));
         // As many in each part as nearly as can be.
         let images = batch.div_ceil(batch.div_ceil(images));
         if images < batch {
