@@ -1,11 +1,14 @@
 //! Architectures by name.
 
+use std::sync::Arc;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use fin_core::{Backbone, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::efficientnet::{EfficientNet, EfficientNetConfig};
+use crate::inference::Plan;
 use crate::layers::NormConfig;
 use crate::resnet::{ResNet, ResNetConfig, ResidualBlock};
 
@@ -177,6 +180,36 @@ pub enum CnnBackbone {
     ResNet(ResNet),
     /// EfficientNet, Lite included.
     EfficientNet(EfficientNet),
+    /// Either of them for inference on `flex`: [`CnnBackbone::compile`].
+    Blocked(Blocked),
+}
+
+/// A network for inference on `flex`, with its own form of the weights and no parameters. It takes
+/// pixels that are f32 on `flex` outside of autodiff, and panics for others.
+#[derive(Module, Debug)]
+pub struct Blocked {
+    #[module(skip)]
+    plan: Arc<Plan>,
+}
+
+impl Blocked {
+    fn forward(&self, pixels: &Tensor<4>) -> Tensor<4> {
+        self.plan.forward(pixels).unwrap_or_else(|| refuse(pixels))
+    }
+
+    fn feature_maps(&self, pixels: &Tensor<4>) -> Vec<Tensor<4>> {
+        let maps = self.plan.feature_maps(pixels);
+        maps.unwrap_or_else(|| refuse(pixels))
+    }
+}
+
+fn refuse(pixels: &Tensor<4>) -> ! {
+    panic!(
+        "pixels are {:?} on {:?}; a network that was compiled for inference takes f32 on flex \
+         outside of autodiff",
+        pixels.dtype(),
+        pixels.device()
+    )
 }
 
 impl CnnBackbone {
@@ -186,6 +219,7 @@ impl CnnBackbone {
         match self {
             Self::ResNet(model) => model.feature_maps(pixels),
             Self::EfficientNet(model) => model.feature_maps(pixels),
+            Self::Blocked(model) => model.feature_maps(pixels),
         }
     }
 
@@ -195,6 +229,21 @@ impl CnnBackbone {
         match self {
             Self::ResNet(model) => Self::ResNet(model.fold()),
             Self::EfficientNet(model) => Self::EfficientNet(model.fold()),
+            Self::Blocked(model) => Self::Blocked(model.clone()),
+        }
+    }
+
+    /// The same function at inference, in the form that is fastest where the weights are: blocks
+    /// of channels on `flex` (`fin_core::kernels::blocked`), else [`CnnBackbone::fold`].
+    ///
+    /// Weights are folded and packed layer by layer, so that no more than one layer is in memory
+    /// a third time.
+    pub fn compile(&self) -> Self {
+        match Plan::new(self) {
+            Some(plan) => Self::Blocked(Blocked {
+                plan: Arc::new(plan),
+            }),
+            None => self.fold(),
         }
     }
 }
@@ -207,6 +256,7 @@ impl Backbone for CnnBackbone {
         match self {
             Self::ResNet(model) => model.hidden_size(),
             Self::EfficientNet(model) => model.hidden_size(),
+            Self::Blocked(model) => model.plan.hidden_size(),
         }
     }
 
@@ -214,6 +264,7 @@ impl Backbone for CnnBackbone {
         match self {
             Self::ResNet(model) => model.forward(pixels),
             Self::EfficientNet(model) => model.forward(pixels),
+            Self::Blocked(model) => model.forward(pixels),
         }
     }
 }

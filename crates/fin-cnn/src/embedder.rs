@@ -45,8 +45,8 @@ pub struct ImageOptions {
 /// An image embedding model: preprocessing, network, and the directory it is kept in.
 ///
 /// [`fin_core::encode`] runs a copy of the network with batch normalisations taken into the
-/// convolutions ([`CnnNetwork::fold`]), made when it is first needed; from then on the weights
-/// are in memory twice.
+/// convolutions, in the form that is fastest on the device ([`CnnNetwork::fold`]), made when it is
+/// first needed; from then on the weights are in memory twice.
 #[derive(Debug, Clone)]
 pub struct ImageEmbedder {
     network: CnnNetwork,

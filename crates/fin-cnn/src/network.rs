@@ -42,11 +42,14 @@ impl CnnNetwork {
         }
     }
 
-    /// The same function at inference, without batch normalisations.
+    /// The same function at inference, without batch normalisations:
+    /// [`CnnBackbone::compile`].
     pub fn fold(&self) -> Self {
         Self {
-            backbone: self.backbone.fold(),
-            ..self.clone()
+            backbone: self.backbone.compile(),
+            dropout: self.dropout.clone(),
+            projection: self.projection.clone(),
+            ..*self
         }
     }
 }

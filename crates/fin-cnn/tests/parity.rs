@@ -102,8 +102,13 @@ fn stages(name: &str, dialect: Dialect) {
         let tolerance = f32_tolerance(spec);
         let model = load(name, dialect, &device).backbone;
         let pixels = tensor::<4>(&reference, "pixels", &device);
-        let folded = model.fold();
-        for (form, model) in [("", &model), (", folded", &folded)] {
+        let (folded, compiled) = (model.fold(), model.compile());
+        let forms = [
+            ("", &model),
+            (", folded", &folded),
+            (", compiled", &compiled),
+        ];
+        for (form, model) in forms {
             let maps = model.feature_maps(&pixels);
             for (i, map) in maps.into_iter().enumerate() {
                 check(
@@ -118,15 +123,17 @@ fn stages(name: &str, dialect: Dialect) {
             .iter()
             .filter(|(key, _)| key.starts_with("feature_maps."));
         assert_eq!(model.feature_maps(&pixels).len(), count.count());
-        let last = model.forward(&pixels);
-        assert_eq!(model.hidden_size(), last.dims()[1]);
-        for pooling in MapPooling::ALL {
-            check(
-                &format!("{name} on {spec}: pooled.{pooling}"),
-                &values(pooling.forward(last.clone())),
-                &reference.read_f32(&format!("pooled.{pooling}")).unwrap(),
-                tolerance,
-            );
+        for (form, model) in forms {
+            let last = model.forward(&pixels);
+            assert_eq!(model.hidden_size(), last.dims()[1]);
+            for pooling in MapPooling::ALL {
+                check(
+                    &format!("{name} on {spec}{form}: pooled.{pooling}"),
+                    &values(pooling.forward(last.clone())),
+                    &reference.read_f32(&format!("pooled.{pooling}")).unwrap(),
+                    tolerance,
+                );
+            }
         }
     }
 }

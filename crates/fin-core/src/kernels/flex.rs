@@ -1,7 +1,9 @@
 //! Fast forms on Burn's `flex` backend, as a backend extension.
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{
+    Backend, BackendTensor, Dispatch, DispatchTensorKind, Flex, backend_extension,
+};
 use burn::tensor::{Shape, Tensor, TensorData};
 use burn_flex::FlexTensor;
 use gemm::Parallelism;
@@ -140,6 +142,14 @@ impl Contiguous {
 
     fn dims(&self) -> Vec<usize> {
         self.0.layout().shape().to_vec()
+    }
+}
+
+/// What `f` makes of a tensor's values; none where they are not floats on this backend.
+pub(super) fn read<const D: usize, T>(x: Tensor<D>, f: impl FnOnce(&[f32]) -> T) -> Option<T> {
+    match x.into_dispatch().kind {
+        DispatchTensorKind::Flex(BackendTensor::Float(x)) => Some(f(Contiguous::new(x).values())),
+        _ => None,
     }
 }
 

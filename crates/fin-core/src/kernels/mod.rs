@@ -13,6 +13,8 @@ pub mod blocked;
 mod flex;
 #[cfg(feature = "flex")]
 mod simd;
+#[cfg(feature = "flex")]
+pub mod slices;
 
 use burn::nn::Dropout;
 use burn::tensor::Tensor;

@@ -15,8 +15,8 @@ pub enum ConvPadding {
 }
 
 impl ConvPadding {
-    /// Zeros before and after an axis.
-    fn of_axis(self, input: usize, kernel: usize, stride: usize) -> (usize, usize) {
+    /// Zeros before and after an axis of `input` values, for a kernel of that many.
+    pub fn of_axis(self, input: usize, kernel: usize, stride: usize) -> (usize, usize) {
         match self {
             Self::Fixed(padding) => (padding, padding),
             Self::Same => {

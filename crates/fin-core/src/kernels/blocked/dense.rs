@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::gather::Copied;
 use super::memory::{Buffer, Shared};
 use super::pack::Dense;
-use super::plan::{Plan, Task, Work};
+use super::plan::{INPUT_BYTES, Plan, Task, Work};
 use super::tile::{Finish, Kernels, Tile};
 use super::vector::Isa;
 use super::{BLOCK, Fused, PackedConv, PackedStem, Shape, Window, finish};
@@ -59,6 +59,8 @@ struct Scratch {
     held: (u64, usize),
     rows: Buffer,
     runs: Vec<Run>,
+    /// Weights times the factors of an image.
+    weight: Buffer,
 }
 
 thread_local! {
@@ -66,6 +68,7 @@ thread_local! {
         held: (0, 0),
         rows: Buffer::new(0),
         runs: Vec::new(),
+        weight: Buffer::new(0),
     });
 }
 
@@ -75,6 +78,22 @@ struct Run {
     x: usize,
     out: usize,
     pixels: usize,
+}
+
+/// One or two blocks of output channels, and the input of a task.
+#[derive(Clone, Copy)]
+struct Channels<'a> {
+    x: &'a [f32],
+    /// From an input block to the next.
+    x_block: usize,
+    /// Offsets of the kernel's elements.
+    taps: &'a [usize],
+    /// From the first block on.
+    weight: &'a [f32],
+    /// From a block of output channels to the next in `weight`.
+    weight_block: usize,
+    first: usize,
+    count: usize,
 }
 
 /// All that the tasks of one convolution share.
@@ -88,7 +107,8 @@ struct Job<'a> {
     window: Window,
     fused: Fused<'a>,
     finish: Finish,
-    /// Whether the kernels read the input itself, pixel after pixel, not a copy of its rows.
+    /// Whether the kernels read the input itself, pixel after pixel, not a copy of its rows; the
+    /// weights are then multiplied by an image's factors, not the rows.
     direct: bool,
     out: Shared,
 }
@@ -118,6 +138,7 @@ pub(super) fn run(
     };
     to.check("convolution: output", out.len());
     if let Some(residual) = fused.residual {
+        assert!(!fused.onto, "convolution: two residuals");
         to.check("convolution: residual", residual.len());
     }
     if let Some(scale) = fused.scale {
@@ -132,7 +153,9 @@ pub(super) fn run(
     }
 
     let point = packed.kernel == [1, 1];
-    let direct = point && window == Window::POINT && fused.scale.is_none();
+    // Factors go to whichever of a chunk's input and the weights is smaller.
+    let pixels = to.plane().min(INPUT_BYTES / (from * size_of::<f32>()));
+    let direct = point && window == Window::POINT && (fused.scale.is_none() || pixels > channels);
     let kernels = if packed.lanes == BLOCK {
         Kernels::blocked(isa)
     } else {
@@ -177,66 +200,114 @@ pub(super) fn run(
 
 impl Job<'_> {
     fn task(&self, task: &Task, scratch: &mut Scratch) {
-        let Scratch { held, rows, runs } = scratch;
+        let Scratch {
+            held,
+            rows,
+            runs,
+            weight: scaled,
+        } = scratch;
         let (x, x_block, taps) = self.input(task, held, rows, runs);
         let lanes = self.packed.lanes;
-        let taps_len = taps.len();
         let blocks = self.shape.channels.div_ceil(lanes);
-        let last = self.shape.channels - (blocks - 1) * lanes;
-        let out_block = self.to.plane() * BLOCK;
-        let weight_block = blocks * taps_len * lanes * BLOCK;
-        let residual = self.fused.residual;
-        let most = self.kernels.pixels();
+        let weight_block = blocks * taps.len() * lanes * BLOCK;
+        let scale = self.fused.scale.filter(|_| self.direct);
         for column in task.columns.clone() {
             let first = column * self.kernels.out_blocks();
             let count = self.kernels.out_blocks().min(self.to.blocks() - first);
-            let run = |rows: &[Run], done: usize, pixels: usize| {
-                let second = rows[rows.len() - 1];
-                let runs = [rows[0], second];
-                let at = runs.map(|run| run.out + first * out_block + done * BLOCK);
-                // SAFETY: a run lies within an image of the input and output, so that these
-                // are offsets within the slices; `first` is one of the weight's blocks.
-                let tile = unsafe {
-                    Tile {
-                        x: runs.map(|run| x.as_ptr().add(run.x + done * lanes)),
-                        x_block,
-                        blocks,
-                        last,
-                        taps: &taps,
-                        weight: self.packed.weight.as_ptr().add(first * weight_block),
-                        weight_block,
-                        bias: self.packed.bias.as_ptr().add(first * BLOCK),
-                        out: at.map(|at| self.out.get().add(at)),
-                        out_block,
-                        residual: at
-                            .map(|at| residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at))),
-                        finish: self.finish,
-                    }
-                };
-                // SAFETY: the table has kernels for this processor alone. The lengths of the
-                // weight, output, residual and input were checked or made in `run`, `Dense::new`
-                // and `Copied`; the tasks share no run of an output block, so nobody else reads
-                // or writes this part of the output.
-                unsafe { (self.kernels.get(count, rows.len(), pixels))(&tile) };
+            let weight = &self.packed.weight[first * weight_block..][..count * weight_block];
+            let channels = Channels {
+                x,
+                x_block,
+                taps: &taps,
+                weight,
+                weight_block,
+                first,
+                count,
             };
-            let mut runs = &runs[..];
-            while let [one, rest @ ..] = runs {
-                let pair = rest.first().is_some_and(|two| two.pixels == one.pixels);
-                if pair && 2 * one.pixels <= most {
-                    run(&runs[..2], 0, one.pixels);
-                    runs = &rest[1..];
-                    continue;
+            let Some(scale) = scale else {
+                self.tiles(&channels, runs);
+                continue;
+            };
+            for (image, run) in task.images.clone().zip(&*runs) {
+                scaled.resize(weight.len());
+                let scale = &scale[image * self.shape.channels..][..self.shape.channels];
+                for block in 0..count {
+                    let at = block * weight_block;
+                    let (from, to) = (&weight[at..], &mut scaled[at..]);
+                    assert!(from.len().min(to.len()) >= scale.len() * BLOCK);
+                    // SAFETY: the lengths were just checked, and the table has kernels for this
+                    // processor alone.
+                    unsafe { (self.kernels.scale)(from.as_ptr(), scale, to.as_mut_ptr()) };
                 }
-                // Pieces of nearly the same length.
-                let pieces = one.pixels.div_ceil(most);
-                let mut done = 0;
-                for piece in 0..pieces {
-                    let pixels = (one.pixels - done) / (pieces - piece);
-                    run(&runs[..1], done, pixels);
-                    done += pixels;
-                }
-                runs = rest;
+                let channels = Channels {
+                    weight: scaled,
+                    ..channels
+                };
+                self.tiles(&channels, std::slice::from_ref(run));
             }
+        }
+    }
+
+    /// Runs of pixels, tile by tile, for one or two blocks of output channels.
+    fn tiles(&self, channels: &Channels, mut runs: &[Run]) {
+        let lanes = self.packed.lanes;
+        let blocks = self.shape.channels.div_ceil(lanes);
+        let last = self.shape.channels - (blocks - 1) * lanes;
+        let out_block = self.to.plane() * BLOCK;
+        let residual = self.fused.residual;
+        let most = self.kernels.pixels();
+        let Channels { x, first, .. } = *channels;
+        let residual = |at: usize| match residual {
+            // SAFETY: the residual is as long as the output.
+            Some(residual) => unsafe { residual.as_ptr().add(at) },
+            // SAFETY: as for `out`; a kernel reads its part before it writes there.
+            None if self.fused.onto => unsafe { self.out.get().add(at).cast_const() },
+            None => std::ptr::null(),
+        };
+        let run = |rows: &[Run], done: usize, pixels: usize| {
+            let second = rows[rows.len() - 1];
+            let runs = [rows[0], second];
+            let at = runs.map(|run| run.out + first * out_block + done * BLOCK);
+            // SAFETY: a run lies within an image of the input and output, so that these
+            // are offsets within the slices; `first` is one of the weight's blocks.
+            let tile = unsafe {
+                Tile {
+                    x: runs.map(|run| x.as_ptr().add(run.x + done * lanes)),
+                    x_block: channels.x_block,
+                    blocks,
+                    last,
+                    taps: channels.taps,
+                    weight: channels.weight.as_ptr(),
+                    weight_block: channels.weight_block,
+                    bias: self.packed.bias.as_ptr().add(first * BLOCK),
+                    out: at.map(|at| self.out.get().add(at)),
+                    out_block,
+                    residual: at.map(residual),
+                    finish: self.finish,
+                }
+            };
+            // SAFETY: the table has kernels for this processor alone. The lengths of the
+            // weight, output, residual and input were checked or made in `run`, `Dense::new`,
+            // `task` and `Copied`; the tasks share no run of an output block, so nobody else
+            // reads or writes this part of the output.
+            unsafe { (self.kernels.get(channels.count, rows.len(), pixels))(&tile) };
+        };
+        while let [one, rest @ ..] = runs {
+            let pair = rest.first().is_some_and(|two| two.pixels == one.pixels);
+            if pair && 2 * one.pixels <= most {
+                run(&runs[..2], 0, one.pixels);
+                runs = &rest[1..];
+                continue;
+            }
+            // Pieces of nearly the same length.
+            let pieces = one.pixels.div_ceil(most);
+            let mut done = 0;
+            for piece in 0..pieces {
+                let pixels = (one.pixels - done) / (pieces - piece);
+                run(&runs[..1], done, pixels);
+                done += pixels;
+            }
+            runs = rest;
         }
     }
 

@@ -28,23 +28,23 @@ pub fn depthwise(
 }
 
 /// Rows of one block of channels of one image.
-struct Rows<'a> {
+pub(super) struct Rows<'a> {
     /// The plane's first pixel.
-    x: *const f32,
-    height: usize,
-    width: usize,
+    pub x: *const f32,
+    pub height: usize,
+    pub width: usize,
     /// `[kh, kw, 16]`.
-    weight: *const f32,
-    bias: *const f32,
-    kernel: [usize; 2],
-    window: Window,
+    pub weight: *const f32,
+    pub bias: *const f32,
+    pub kernel: [usize; 2],
+    pub window: Window,
     /// The output plane's first pixel.
-    out: *mut f32,
-    out_width: usize,
-    lines: std::ops::Range<usize>,
-    finish: Finish,
+    pub out: *mut f32,
+    pub out_width: usize,
+    pub lines: std::ops::Range<usize>,
+    pub finish: Finish,
     /// Where the sum of all outputs goes.
-    sum: Option<&'a mut [f32; BLOCK]>,
+    pub sum: Option<&'a mut [f32; BLOCK]>,
 }
 
 /// [`depthwise`] with an instruction set.
@@ -134,16 +134,22 @@ pub(super) fn run(
             .for_each(|n| task((n, None))),
     }
     if let (Some(means), Some(sums)) = (means, sums) {
-        let scale = 1.0 / to.plane() as f32;
-        for (i, mean) in means.iter_mut().enumerate() {
-            let (image, channel) = (i / shape.channels, i % shape.channels);
-            let plane = image * shape.blocks() + channel / BLOCK;
-            let parts = &sums[plane * pieces * BLOCK..(plane + 1) * pieces * BLOCK];
-            let parts = parts.iter().skip(channel % BLOCK).step_by(BLOCK);
-            *mean = parts.sum::<f32>() * scale;
-        }
+        mean_of_parts(&sums, pieces, to, means);
     }
     to
+}
+
+/// Means of the channels of `shape` `[batch, channels]` from the sums of parts of them, `[batch,
+/// blocks, parts, 16]`.
+pub(super) fn mean_of_parts(sums: &[f32], parts: usize, shape: Shape, means: &mut [f32]) {
+    let scale = 1.0 / shape.plane() as f32;
+    for (i, mean) in means.iter_mut().enumerate() {
+        let (image, channel) = (i / shape.channels, i % shape.channels);
+        let plane = image * shape.blocks() + channel / BLOCK;
+        let parts = &sums[plane * parts * BLOCK..(plane + 1) * parts * BLOCK];
+        let parts = parts.iter().skip(channel % BLOCK).step_by(BLOCK);
+        *mean = parts.sum::<f32>() * scale;
+    }
 }
 
 /// # Safety
@@ -261,9 +267,10 @@ unsafe fn rows<V: Vector, const WIDTH: usize, const STRIDE: usize, const PIXELS:
 ///
 /// # Safety
 /// That of [`rows`].
-type Kernel = unsafe fn(&mut Rows);
+pub(super) type Kernel = unsafe fn(&mut Rows);
 
-fn select(isa: Isa, width: usize, stride: usize) -> Kernel {
+/// The kernel for a kernel's width and a stride.
+pub(super) fn select(isa: Isa, width: usize, stride: usize) -> Kernel {
     macro_rules! sizes {
         ($f:ident, $pixels:literal) => {
             match (width, stride) {

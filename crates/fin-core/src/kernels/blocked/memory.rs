@@ -22,6 +22,11 @@ impl Buffer {
         Self { lines, len }
     }
 
+    /// The length up to which [`Buffer::resize`] keeps the memory.
+    pub fn capacity(&self) -> usize {
+        self.lines.len() * 16
+    }
+
     /// Makes the length `len`; what stands there afterwards is of no meaning.
     pub fn resize(&mut self, len: usize) {
         if len > self.lines.len() * 16 {

@@ -7,12 +7,13 @@
 //! applied while the sums are in registers.
 //!
 //! Functions take slices, check their lengths, and panic with a message where one is wrong. What
-//! stands in an output beforehand does not matter. Work is split over rayon's threads; kernels
+//! stands in an output beforehand does not matter, but with [`Fused::onto`]. Work is split over rayon's threads; kernels
 //! exist for AVX-512, AVX2 and any processor, chosen at run time.
 
 mod dense;
 mod depthwise;
 mod gather;
+mod inverted;
 mod memory;
 mod pack;
 mod plan;
@@ -24,6 +25,7 @@ mod vector;
 
 pub use dense::{conv, stem};
 pub use depthwise::depthwise;
+pub use inverted::expand_depthwise;
 pub use memory::Buffer;
 pub use pack::{PackedConv, PackedDepthwise, PackedStem, pack, pack_depthwise, pack_stem};
 pub use pool::{add, from_blocked, global_mean, max_pool, scale_channels, to_blocked};
@@ -126,6 +128,8 @@ pub struct Fused<'a> {
     pub activation: Activation,
     /// Added before the activation; of the output's layout and length.
     pub residual: Option<&'a [f32]>,
+    /// What stands in the output is the residual; then there is no other.
+    pub onto: bool,
     /// `[batch, in]`, by which the input's channels are multiplied.
     pub scale: Option<&'a [f32]>,
 }
@@ -136,6 +140,7 @@ impl<'a> Fused<'a> {
         Self {
             activation,
             residual: None,
+            onto: false,
             scale: None,
         }
     }
@@ -146,6 +151,11 @@ impl<'a> Fused<'a> {
             residual: Some(residual),
             ..self
         }
+    }
+
+    /// With what stands in the output as the residual.
+    pub fn onto(self) -> Self {
+        Self { onto: true, ..self }
     }
 
     /// With factors of the input's channels.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// Bytes of input that a task works on: they stay in the second-level cache while the weights of
 /// all output channels pass by.
-const INPUT_BYTES: usize = 384 << 10;
+pub(super) const INPUT_BYTES: usize = 384 << 10;
 
 /// Tasks a thread, so that uneven threads even out.
 const TASKS_PER_THREAD: usize = 4;

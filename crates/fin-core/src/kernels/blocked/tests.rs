@@ -198,8 +198,16 @@ fn check_dense(shape: Shape, out: usize, kernel: [usize; 2], window: Window, see
             dense::run(isa, &blocks, shape, &packed.0, window, fused, &mut y),
             to
         );
-        let error = error(&plain(&y, to), &expected);
+        let found = plain(&y, to);
+        let error = error(&found, &expected);
         assert!(error < 1e-6, "{error:e}: {}", &what[..what.len().min(300)]);
+        if with_residual {
+            let mut fused = Fused::new(activation).onto();
+            fused.scale = with_scale.then_some(&scale);
+            y.copy_from_slice(&residual);
+            dense::run(isa, &blocks, shape, &packed.0, window, fused, &mut y);
+            assert_eq!(plain(&y, to), found, "onto the residual");
+        }
     }
     if with_scale || with_residual {
         return;
@@ -275,6 +283,10 @@ fn wide_and_oblong_convolutions_agree_with_plain_loops() {
     check_dense(shape(2, 20, 9, 11), 33, [3, 1], Window::new(2, 1), 4);
     check_dense(shape(2, 20, 9, 11), 33, [1, 5], Window::new(1, 2), 5);
     check_dense(shape(4, 512, 7, 7), 32, [1, 1], Window::new(2, 0), 7);
+    // Factors on the weights of every image, and on the input.
+    check_dense(shape(3, 20, 13, 29), 17, [1, 1], Window::POINT, 22);
+    check_dense(shape(2, 336, 19, 21), 56, [1, 1], Window::POINT, 12);
+    check_dense(shape(3, 40, 5, 6), 144, [1, 1], Window::POINT, 22);
     // More than one task, and images split into rows.
     check_dense(shape(1, 64, 56, 56), 64, [3, 3], three, 8);
     check_dense(shape(1, 3, 60, 60), 64, [7, 7], Window::new(2, 3), 9);
@@ -349,6 +361,97 @@ fn depthwise_convolutions_agree_with_plain_loops() {
     check_depthwise(shape(1, 16, 9, 9), [5, 3], Window::new(1, 2), 3);
     check_depthwise(shape(1, 16, 80, 90), [3, 3], Window::new(1, 1), 3);
     check_depthwise(shape(1, 20, 90, 80), [5, 5], Window::new(2, 2), 1);
+}
+
+fn check_inverted(shape: Shape, wide: usize, kernel: [usize; 2], window: Window, seed: usize) {
+    let mut random = Random(seed as u64 + 0x1234_5678_9abc_def1);
+    let x = random.numbers(shape.plain_len());
+    let expand = random.numbers(wide * shape.channels);
+    let weight = random.numbers(wide * kernel[0] * kernel[1]);
+    let bias = random.numbers(wide);
+    let (inner, outer) = (ACTIVATIONS[seed % 4], ACTIVATIONS[seed / 4 % 4]);
+    let between = Shape {
+        channels: wide,
+        ..shape
+    };
+    let [height, width] = window.output(shape.height, shape.width, kernel);
+    let to = Shape {
+        height,
+        width,
+        ..between
+    };
+    let first = Reference {
+        x: &x,
+        shape,
+        weight: &expand,
+        bias: &bias,
+        kernel: [1, 1],
+        window: Window::POINT,
+        depthwise: false,
+        residual: None,
+        activation: inner,
+    }
+    .compute();
+    let first: Vec<f32> = first.into_iter().map(|x| x as f32).collect();
+    let expected = Reference {
+        x: &first,
+        shape: between,
+        weight: &weight,
+        bias: &bias,
+        kernel,
+        window,
+        depthwise: true,
+        residual: None,
+        activation: outer,
+    }
+    .compute();
+    let planes = expected.chunks_exact(to.plane());
+    let expected_means: Vec<f64> = planes
+        .map(|plane| plane.iter().sum::<f64>() / to.plane() as f64)
+        .collect();
+    let x = blocked(&x, shape);
+    let expand = pack(&expand, Some(&bias), wide, shape.channels, 1, 1);
+    let packed = pack_depthwise(&weight, Some(&bias), wide, kernel[0], kernel[1]);
+    let finishes = [inner, outer].map(finish);
+    for isa in Isa::available() {
+        for with_means in [false, true] {
+            let mut y = Buffer::new(to.blocked_len());
+            y.fill(f32::NAN);
+            let mut means = vec![f32::NAN; to.batch * wide];
+            let slot = with_means.then_some(&mut means[..]);
+            let found = inverted::run(
+                isa, &x, shape, &expand.0, &packed, window, finishes, slot, &mut y,
+            );
+            assert_eq!(found, to);
+            let e = error(&plain(&y, to), &expected);
+            assert!(e < 2e-6, "{isa:?} {shape:?} {kernel:?} {window:?}: {e:e}");
+            if with_means {
+                let e = error(&means, &expected_means);
+                assert!(e < 5e-6, "means of {isa:?} {shape:?} {window:?}: {e:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn inverted_bottlenecks_agree_with_plain_loops() {
+    let mut seed = 0;
+    for kernel in [1, 3, 5, 7] {
+        for window in windows(kernel) {
+            for size in SIZES.into_iter().filter(|size| fits(window, *size, kernel)) {
+                let from = [3, 17, 24, 32][seed % 4];
+                let wide = [40, 17, 96, 3, 70][seed % 5];
+                let shape = shape([1, 3][seed % 2], from, size[0], size[1]);
+                check_inverted(shape, wide, [kernel; 2], window, seed);
+                seed += 1;
+            }
+        }
+    }
+    // Planes in pieces, with rows that two pieces need.
+    check_inverted(shape(1, 20, 75, 190), 40, [3, 3], Window::new(1, 1), 15);
+    check_inverted(shape(1, 20, 75, 190), 40, [5, 5], Window::new(2, 2), 15);
+    check_inverted(shape(2, 3, 6, 2000), 33, [3, 3], Window::new(2, 1), 0);
+    check_inverted(shape(1, 3, 5, 9000), 33, [5, 3], Window::new(1, 2), 3);
 }
 
 #[test]

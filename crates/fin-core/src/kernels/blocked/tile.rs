@@ -162,8 +162,32 @@ unsafe fn tile<
     }
 }
 
+/// The weights of every input channel times a factor.
+///
+/// # Safety
+/// The processor has the instructions of `V`, and 16 floats for each of `scale` are readable at
+/// `weight` and writable at `out`.
+#[inline(always)]
+unsafe fn scaled<V: Vector>(weight: *const f32, scale: &[f32], out: *mut f32) {
+    for (i, factor) in scale.iter().enumerate() {
+        // SAFETY: the contract is the same.
+        unsafe {
+            let weight = V::load(weight.add(i * 16));
+            weight.mul(V::splat(*factor)).store(out.add(i * 16));
+        }
+    }
+}
+
+/// [`scaled`] for an instruction set.
+///
+/// # Safety
+/// That of [`scaled`].
+pub(super) type Scale = unsafe fn(*const f32, &[f32], *mut f32);
+
 /// Kernels of one instruction set, for inputs in blocks of `LANES`.
 pub(super) struct Kernels {
+    /// Weights of a block of output channels times factors of the input channels.
+    pub scale: Scale,
     /// For one row, by output blocks less one and pixels less one.
     one_row: &'static [&'static [Kernel]],
     /// For two rows.
@@ -205,22 +229,26 @@ impl Kernels {
         match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => Self {
+                scale: scaled_avx512,
                 one_row: sizes!(avx512, LANES, 1, [1 2], 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
                 two_rows: sizes!(avx512, LANES, 2, [1 2], 1 2 3 4 5 6 7),
             },
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Self {
+                scale: scaled_avx2,
                 one_row: sizes!(avx2, LANES, 1, [1], 1 2 3 4 5 6),
                 two_rows: sizes!(avx2, LANES, 2, [1], 1 2 3),
             },
             #[cfg(not(target_arch = "aarch64"))]
             Isa::Portable => Self {
+                scale: scaled_portable,
                 one_row: sizes!(portable, LANES, 1, [1], 1 2),
                 two_rows: sizes!(portable, LANES, 2, [1], 1),
             },
             // Twice as many registers.
             #[cfg(target_arch = "aarch64")]
             Isa::Portable => Self {
+                scale: scaled_portable,
                 one_row: sizes!(portable, LANES, 1, [1], 1 2 3 4 5),
                 two_rows: sizes!(portable, LANES, 2, [1], 1 2),
             },
@@ -242,9 +270,15 @@ macro_rules! sizes {
 }
 use sizes;
 
-/// Declares [`tile`] compiled for an instruction set.
+/// Declares [`tile`] and [`scaled`] compiled for an instruction set.
 macro_rules! compiled {
-    ($(#[$attribute:meta])* $name:ident, $vector:ty) => {
+    ($(#[$attribute:meta])* $name:ident, $scaled:ident, $vector:ty) => {
+        $(#[$attribute])*
+        unsafe fn $scaled(weight: *const f32, scale: &[f32], out: *mut f32) {
+            // SAFETY: the contract is the same.
+            unsafe { scaled::<$vector>(weight, scale, out) }
+        }
+
         $(#[$attribute])*
         unsafe fn $name<
             const LANES: usize,
@@ -263,11 +297,11 @@ macro_rules! compiled {
 compiled! {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,fma")]
-    avx512, Avx512
+    avx512, scaled_avx512, Avx512
 }
 compiled! {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    avx2, Avx2
+    avx2, scaled_avx2, Avx2
 }
-compiled! { portable, Portable }
+compiled! { portable, scaled_portable, Portable }
