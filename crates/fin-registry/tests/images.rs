@@ -23,8 +23,8 @@ fn make(directory: &Path) {
     let device = Device::flex();
     device.seed(7);
     let backbone: CnnBackbone = config.init(&device);
-    let tensors = weights::state_dict(&backbone, &Dialect::Timm.names(&config));
-    weights::save(directory.join("model.safetensors"), &tensors).unwrap();
+    let path = directory.join("model.safetensors");
+    weights::save_module(path, &backbone, &Dialect::Timm.names(&config)).unwrap();
 }
 
 fn registry(root: &Path) -> Registry {

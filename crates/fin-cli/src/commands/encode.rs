@@ -98,16 +98,16 @@ enum OnError {
 const WINDOW_BYTES: usize = 16 << 20;
 
 pub fn run(args: &EncodeArgs, registry: &Registry) -> Result<()> {
-    match registry.modality(&args.model.model)? {
-        Modality::Text => run_with::<Texts>(args, registry),
-        Modality::Image => run_with::<Images>(args, registry),
-    }
-}
-
-fn run_with<F: Family>(args: &EncodeArgs, registry: &Registry) -> Result<()> {
     // What can be found wrong before the model is opened is.
     let format = OutputFormat::from_path(&args.output)?;
     drop(AtomicFile::create(&args.output)?);
+    match registry.modality(&args.model.model)? {
+        Modality::Text => run_with::<Texts>(args, format, registry),
+        Modality::Image => run_with::<Images>(args, format, registry),
+    }
+}
+
+fn run_with<F: Family>(args: &EncodeArgs, format: OutputFormat, registry: &Registry) -> Result<()> {
     let are_files = F::KEY == "path";
     if args.on_error.is_some() && !are_files {
         let reason = "is for images; a row of texts that cannot be read ends the run";
