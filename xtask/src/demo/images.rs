@@ -54,9 +54,9 @@ fn steps(model: &Path, data: &Path, work: &Path, report: &Path) -> Outcome {
     println!("== Fine-tuning on {} ==", data.join("train").display());
     let mut fit = fin();
     fit.args(["fit", "--loss", "triplet_margin"]);
-    fit.args(["--loss-option", "miner=batch_hard", "--image-size", "64"]);
-    fit.args(["--batch-size", "32", "--learning-rate", "3e-4"]);
-    fit.args(["--epochs", "2", "--seed", "42", "--model"])
+    fit.args(["--loss-option", "margin=0.2", "--image-size", "64"]);
+    fit.args(["--batch-size", "32", "--learning-rate", "1e-3"]);
+    fit.args(["--epochs", "3", "--seed", "42", "--model"])
         .arg(model);
     fit.arg("--train").arg(data.join("train"));
     crate::run(fit.arg("--output").arg(&tuned))?;
