@@ -218,8 +218,7 @@ fn page<F: Family>(
     }
     let columns = measured.iter().map(|(label, metrics)| {
         let values = metrics.iter().map(|(name, value)| (name.to_owned(), value));
-        let label = if label.is_empty() { "value" } else { label };
-        (label.to_owned(), values.collect())
+        ((*label).to_owned(), values.collect())
     });
     let selection = format!(
         "{} of {of} queries, spread evenly, each with the nearest {largest} {}.",
