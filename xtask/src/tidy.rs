@@ -5,17 +5,30 @@ use std::path::{Path, PathBuf};
 use crate::{Outcome, root};
 
 /// Crates of the workspace that each crate may depend on.
-const MAY_DEPEND: [(&str, &[&str]); 6] = [
+const MAY_DEPEND: [(&str, &[&str]); 8] = [
     ("fin-core", &[]),
     ("fin-cnn", &["fin-core"]),
     ("fin-transformer", &["fin-core"]),
-    ("fin-registry", &["fin-core", "fin-cnn", "fin-transformer"]),
+    ("fin-clip", &["fin-core", "fin-transformer"]),
+    ("fin-pointnet", &["fin-core"]),
+    (
+        "fin-registry",
+        &[
+            "fin-core",
+            "fin-clip",
+            "fin-cnn",
+            "fin-pointnet",
+            "fin-transformer",
+        ],
+    ),
     ("fin-train", &["fin-core"]),
     (
         "fin-cli",
         &[
             "fin-core",
+            "fin-clip",
             "fin-cnn",
+            "fin-pointnet",
             "fin-transformer",
             "fin-registry",
             "fin-train",

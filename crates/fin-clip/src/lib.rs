@@ -1,0 +1,1 @@
+//! CLIP embedding models: texts and images in one space.

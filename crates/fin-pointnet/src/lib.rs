@@ -1,0 +1,1 @@
+//! PointNet++ embedding models of meshes and point clouds.
