@@ -1,5 +1,6 @@
 //! The commands.
 
+pub mod classify;
 pub mod convert;
 pub mod download;
 pub mod encode;
