@@ -3,7 +3,7 @@
 use clap::Args;
 use fin_core::input::{Column, ReadOptions, TextFormat};
 use fin_core::{BatchLimits, DeviceSpec};
-use fin_pointnet::MeshPooling;
+use fin_pointnet::PointOutput;
 use fin_registry::ModelOptions;
 use fin_transformer::TextPooling;
 
@@ -132,7 +132,7 @@ pub fn read_options(no_header: bool, format: Option<TextFormat>) -> ReadOptions 
 
 /// Names of poolings, which those of feature maps are among.
 fn pooling(text: &str) -> Result<String, fin_core::Error> {
-    if text.parse::<MeshPooling>().is_ok() {
+    if text.parse::<PointOutput>().is_ok() {
         return Ok(text.to_owned());
     }
     text.parse::<TextPooling>().map(|_| text.to_owned())

@@ -31,7 +31,7 @@ pub struct ModelOptions {
     /// How much is computed at a time by [`Model::encode_text`] and its like.
     pub limits: BatchLimits,
     /// Pooling instead of the model's: what [`fin_transformer::TextPooling`],
-    /// [`fin_core::MapPooling`] or [`fin_pointnet::MeshPooling`] is parsed from.
+    /// [`fin_core::MapPooling`] or [`fin_pointnet::PointOutput`] is parsed from.
     pub pooling: Option<String>,
     /// Whether embeddings are scaled to unit length, instead of what the model says.
     pub normalize: Option<bool>,
@@ -150,7 +150,7 @@ impl ModelOptions {
 
     fn mesh(&self) -> Result<MeshOptions> {
         Ok(MeshOptions {
-            pooling: self.pooling.as_deref().map(str::parse).transpose()?,
+            output: self.pooling.as_deref().map(str::parse).transpose()?,
             points: self.points,
             normalize: self.normalize,
             output_dim: self.output_dim,
@@ -467,12 +467,12 @@ fn open_mesh(
 
 /// What a row says of its point network.
 pub(crate) fn mesh_config(row: &ModelRow) -> Result<fin_pointnet::ModelConfig> {
-    let preset = row.network.as_deref().and_then(fin_pointnet::Preset::from_name);
-    let (Some(preset), Preprocessing::Points { points }) = (preset, &row.preprocessing) else {
+    let (Some(network), Preprocessing::Points { points }) = (&row.network, &row.preprocessing)
+    else {
         let reason = format!("the catalogue's row of `{}` does not say its network", row.name);
         return Err(Error::argument("model", reason));
     };
-    let mut config = fin_pointnet::ModelConfig::new(preset);
+    let mut config = fin_pointnet::ModelConfig::preset(network, false)?;
     config.points = *points;
     config.normalize = row.normalize;
     Ok(config)

@@ -503,7 +503,7 @@ impl ModelRow {
             let reason = "a mesh has no tokens; leave it out";
             return Err(("max_length", reason.into()));
         }
-        let names = fin_pointnet::Preset::ALL.map(fin_pointnet::Preset::name);
+        let names = fin_pointnet::Architecture::NAMES;
         match &self.network {
             Some(network) if names.contains(&network.as_str()) => {}
             Some(network) => {

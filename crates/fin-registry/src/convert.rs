@@ -9,12 +9,13 @@ use fin_cnn::ImageConversion;
 use fin_core::atomic::AtomicDir;
 use fin_core::weights::{Checkpoint, FloatType, Mapping, write_converted};
 use fin_core::{Error, Result};
+use fin_pointnet::MeshConversion;
 use fin_transformer::convert::TextConversion;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::build::{Registry, differing, image_config, weights_of};
+use crate::build::{Registry, differing, image_config, mesh_config, weights_of};
 use crate::catalogue::{Architecture, ModelRow};
 
 /// Name of the file that says what a converted directory holds and where it came from.
@@ -156,12 +157,19 @@ impl Registry {
             File::open(path).map_err(Error::io(path, "open"))?;
         }
         let mut plan = match row.architecture {
-            Architecture::Cnn => {
+            Architecture::Cnn | Architecture::Pointnet => {
                 let path = match from {
                     Some(path) => path.to_path_buf(),
                     None => self.locate(name)?.0,
                 };
-                Plan::image(row, &path)?
+                let path = match path.join(MANIFEST).is_file() {
+                    true => path,
+                    false => weights_of(&path, row)?,
+                };
+                match row.architecture {
+                    Architecture::Cnn => Plan::image(row, &path)?,
+                    _ => Plan::mesh(row, &path)?,
+                }
             }
             _ => {
                 let (directory, weights) = match from {
@@ -330,12 +338,7 @@ impl Plan {
     }
 
     fn image(row: &ModelRow, path: &Path) -> Result<Self> {
-        let own = path.join(MANIFEST);
-        let path = match own.is_file() {
-            true => path.to_path_buf(),
-            false => weights_of(path, row)?,
-        };
-        let mut plan = ImageConversion::plan(&path, &image_config(row)?)?;
+        let mut plan = ImageConversion::plan(path, &image_config(row)?)?;
         let fields = [
             ("dialect", row.dialect.clone(), plan.dialect.name().into()),
             (
@@ -367,6 +370,35 @@ impl Plan {
             files: Vec::new(),
             directories: Vec::new(),
             notes,
+            description,
+            provenance: Some("provenance"),
+        })
+    }
+
+    fn mesh(row: &ModelRow, path: &Path) -> Result<Self> {
+        let mut plan = MeshConversion::plan(path, &mesh_config(row)?)?;
+        let (said, found) = (row.output_dim.to_string(), plan.output_dim.to_string());
+        let notes = differing([("output_dim", said, found)]).map(|found| found.to_string());
+        plan.config.source.get_or_insert_with(|| row.source.clone());
+        plan.config
+            .licence
+            .get_or_insert_with(|| row.licence.clone());
+        plan.config.provenance = Some(json!({
+            "model": row.name,
+            "task": row.task,
+            "output_dim": plan.output_dim,
+        }));
+        let description = serde_json::to_value(&plan.config)
+            .map_err(|e| Error::invalid(MANIFEST, format!("cannot be written: {e}")))?;
+        Ok(Self {
+            parts: vec![Part {
+                target: "model.safetensors".into(),
+                checkpoint: plan.checkpoint,
+                mapping: plan.mapping,
+            }],
+            files: Vec::new(),
+            directories: Vec::new(),
+            notes: notes.collect(),
             description,
             provenance: Some("provenance"),
         })
