@@ -28,7 +28,8 @@ cargo xtask <task>
                              an upstream checkpoint into a model directory of safetensors;
                              --help says more
   parity [--device LIST]     every family's parity tests on these devices (flex, tch, wgpu),
-                             from one binary; sets LibTorch up by scripts/setup-libtorch.sh
+                             from one binary; sets LibTorch up by scripts/setup-libtorch.sh;
+                             --write puts the largest errors into docs/parity.md
   parity --family text [--device LIST] [--model NAME]
                              the text models at full size with random weights, against references
                              made on the spot (scripts/setup-reference.sh), and their conversion

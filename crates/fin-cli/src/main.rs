@@ -58,6 +58,7 @@ enum Command {
     #[command(name = "convert-weights")]
     Convert(commands::convert::ConvertArgs),
     Download(commands::download::DownloadArgs),
+    Init(commands::init::InitArgs),
     Encode(commands::encode::EncodeArgs),
     Search(commands::search::SearchArgs),
     Classify(commands::classify::ClassifyArgs),
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
             Command::Models(args) => commands::models::run(&args, &registry),
             Command::Convert(args) => commands::convert::run(&args, &registry),
             Command::Download(args) => commands::download::run(&args, &registry),
+            Command::Init(args) => commands::init::run(&args, &registry),
             Command::Encode(args) => commands::encode::run(&args, &registry),
             Command::Search(args) => commands::search::run(&args, &registry),
             Command::Classify(args) => commands::classify::run(&args, &registry),

@@ -390,6 +390,54 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Makes a model with random weights, which depend on `seed` and the device: a model of meshes by
+    /// its name, or one of texts and images from a directory with its configuration and tokenizer,
+    /// whose weights, if any, are not read.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for models of other kinds, which are made from published weights; those of
+    /// [`Registry::build_model`].
+    pub fn init_model(
+        &self,
+        name_or_dir: &str,
+        options: &ModelOptions,
+        seed: u64,
+    ) -> Result<Model> {
+        let device = options.device.open()?;
+        let modality = self.modality(name_or_dir)?;
+        options.check(modality)?;
+        let is_path = name_or_dir.contains(std::path::is_separator) || Path::new(name_or_dir).is_dir();
+        device.seed(seed);
+        let (embedder, row) = match modality {
+            Modality::TextImage if is_path => {
+                let embedder = ClipEmbedder::init(name_or_dir, &options.clip()?, &device)?;
+                (AnyEmbedder::Clip(Box::new(embedder)), None)
+            }
+            Modality::Mesh if !is_path => {
+                let row = self.catalogue.find(name_or_dir)?;
+                let embedder = MeshEmbedder::init(&mesh_config(row)?, &options.mesh()?, &device)?;
+                (AnyEmbedder::Mesh(Box::new(embedder)), Some(row.clone()))
+            }
+            _ => {
+                let reason = format!(
+                    "`{name_or_dir}` is a model of {modality}, which is made from published \
+                     weights; without training there are models of meshes by name, and of texts \
+                     and images from a directory with their configuration"
+                );
+                return Err(Error::argument("model", reason));
+            }
+        };
+        Ok(Model {
+            embedder,
+            device,
+            limits: options.limits,
+            row,
+            contradictions: Vec::new(),
+        })
+    }
+}
+
 /// What a model reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Modality {

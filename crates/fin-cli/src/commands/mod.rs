@@ -6,5 +6,6 @@ pub mod download;
 pub mod encode;
 pub mod eval;
 pub mod fit;
+pub mod init;
 pub mod models;
 pub mod search;
