@@ -145,6 +145,7 @@ impl ModelOptions {
             lock_image: self.lock.contains(&Tower::Image),
             freeze: self.freeze_patterns.clone(),
             check: self.check,
+            ..ClipOptions::default()
         })
     }
 
@@ -711,10 +712,11 @@ fn clip_contradictions(
     }
     if options.image_size.is_none()
         && let Some(said) = row.preprocessing.image()
-        && said != embedder.transform()
+        && *said != embedder.config().preprocessing.transform
     {
         let text = |transform| serde_json::to_string(transform).unwrap_or_default();
-        let (said, built) = (text(said), text(embedder.transform()));
+        let built = text(&embedder.config().preprocessing.transform);
+        let said = text(said);
         found.extend(differing([("preprocessing", said, built)]));
     }
     found
