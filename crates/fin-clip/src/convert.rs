@@ -39,7 +39,7 @@ impl ClipConversion {
         let opened = dialect::open(directory, None)?;
         let checkpoint = match weights {
             Some(path) => Checkpoint::open(path)?,
-            None => opened.checkpoint,
+            None => opened.checkpoint?,
         };
         // Made for the shapes of its parameters, which are never computed.
         let network = opened.config.init(&Device::default())?;
