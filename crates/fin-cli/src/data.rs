@@ -220,7 +220,9 @@ impl EvalSource<'_> {
                 .with_cutoffs(self.cutoffs)
         };
         if is_both_ways {
-            let reversed = rows.iter().map(|(text, image)| (image.clone(), text.clone()));
+            let reversed = rows
+                .iter()
+                .map(|(text, image)| (image.clone(), text.clone()));
             let images_to_texts = evaluator(reversed.collect(), Vec::new())?;
             let texts_to_images = evaluator(rows, Vec::new())?;
             let sizes = vec![

@@ -200,7 +200,7 @@ impl Family for Images {
 
     fn read(path: &Path, reading: Reading<'_>) -> Result<Items<PathBuf>> {
         let reading = only(Kind::Image, reading)?;
-        match found_files(path, is_image_path, image_files)? {
+        match found_files(path, |path| is_image_path(path), |path| image_files(path))? {
             Some(files) => Ok(Box::new(files.into_iter().map(Ok))),
             None => listed_files(path, &["path", "image", "file"], reading),
         }
@@ -237,7 +237,7 @@ impl Family for Meshes {
         if reading.kind.is_some() {
             return Err(one_kind());
         }
-        match found_files(path, is_mesh_path, mesh_files)? {
+        match found_files(path, |path| is_mesh_path(path), |path| mesh_files(path))? {
             Some(files) => Ok(Box::new(files.into_iter().map(Ok))),
             None => listed_files(path, &["path", "mesh", "file"], reading),
         }
@@ -250,7 +250,7 @@ impl Family for Meshes {
     fn picture(item: &PathBuf, _: u64) -> Option<RgbImage> {
         const SIDE: usize = 192;
         let pixels = render(&Mesh::open(item).ok()?, SIDE);
-        RgbImage::new(SIDE, SIDE, pixels).ok()
+        RgbImage::new(SIDE, SIDE, pixels)
     }
 }
 
@@ -277,7 +277,8 @@ impl Family for TextsAndImages {
     /// images.
     fn read(path: &Path, reading: Reading<'_>) -> Result<Items<ClipItem>> {
         if reading.kind != Some(Kind::Text)
-            && let Some(files) = found_files(path, is_image_path, image_files)?
+            && let Some(files) =
+                found_files(path, |path| is_image_path(path), |path| image_files(path))?
         {
             return Ok(Box::new(
                 files.into_iter().map(|path| Ok(ClipItem::Image(path))),
@@ -349,9 +350,9 @@ fn found_files(
 fn listed_files(path: &Path, columns: &[&str], reading: Reading<'_>) -> Result<Items<PathBuf>> {
     let base = base_of(path);
     let cells = read_cells(path, columns, reading)?;
-    Ok(Box::new(
-        cells.map(move |cell| Ok(PathBuf::from_cell(cell?, &base, None))),
-    ))
+    Ok(Box::new(cells.map(move |cell| {
+        Ok(PathBuf::from_cell(cell?, &base, None))
+    })))
 }
 
 /// The directory that cells of a file are relative to; for stdin it is the current one.
@@ -431,9 +432,7 @@ mod tests {
             ("no", "no"),
         ] {
             let path = root.join(name);
-            let error = Images::read(&path, Reading::default())
-                .err()
-                .unwrap();
+            let error = Images::read(&path, Reading::default()).err().unwrap();
             assert!(error.to_string().contains(part), "{error}");
         }
     }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use fin_core::weights::{Checkpoint, Mapping};
 use fin_core::Result;
+use fin_core::weights::{Checkpoint, Mapping};
 
 use crate::config::ClipConfig;
 use crate::dialect::{self, Dialect, Manifest};

@@ -80,7 +80,11 @@ impl ModelOptions {
         use Modality::{Image, Mesh, Text, TextImage};
         let options: [(&str, bool, &[Modality]); 11] = [
             ("pooling", self.pooling.is_some(), &[Text, Image, Mesh]),
-            ("output-dim", self.output_dim.is_some(), &[Text, Image, Mesh]),
+            (
+                "output-dim",
+                self.output_dim.is_some(),
+                &[Text, Image, Mesh],
+            ),
             ("freeze", self.freeze, &[Text, Image, Mesh]),
             ("max-length", self.max_length.is_some(), &[Text, TextImage]),
             ("prompt", self.prompt.is_some(), &[Text]),
@@ -99,7 +103,8 @@ impl ModelOptions {
                 &[TextImage],
             ),
         ];
-        let meaningless = |(_, given, of): &&(&str, bool, &[Modality])| *given && !of.contains(&modality);
+        let meaningless =
+            |(_, given, of): &&(&str, bool, &[Modality])| *given && !of.contains(&modality);
         match options.iter().find(meaningless) {
             Some((name, ..)) => {
                 let reason = format!("means nothing to a model of {modality}; leave it out");
@@ -408,7 +413,8 @@ impl Registry {
         let device = options.device.open()?;
         let modality = self.modality(name_or_dir)?;
         options.check(modality)?;
-        let is_path = name_or_dir.contains(std::path::is_separator) || Path::new(name_or_dir).is_dir();
+        let is_path =
+            name_or_dir.contains(std::path::is_separator) || Path::new(name_or_dir).is_dir();
         device.seed(seed);
         let (embedder, row) = match modality {
             Modality::TextImage if is_path => {
@@ -518,7 +524,10 @@ fn open_mesh(
 pub(crate) fn mesh_config(row: &ModelRow) -> Result<fin_pointnet::ModelConfig> {
     let (Some(network), Preprocessing::Points { points }) = (&row.network, &row.preprocessing)
     else {
-        let reason = format!("the catalogue's row of `{}` does not say its network", row.name);
+        let reason = format!(
+            "the catalogue's row of `{}` does not say its network",
+            row.name
+        );
         return Err(Error::argument("model", reason));
     };
     let mut config = fin_pointnet::ModelConfig::preset(network, false)?;
@@ -708,7 +717,11 @@ fn clip_contradictions(
     .collect();
     if let (None, Some(said)) = (options.max_length, row.max_length) {
         let built = embedder.max_length();
-        found.extend(differing([("max_length", said.to_string(), built.to_string())]));
+        found.extend(differing([(
+            "max_length",
+            said.to_string(),
+            built.to_string(),
+        )]));
     }
     if options.image_size.is_none()
         && let Some(said) = row.preprocessing.image()

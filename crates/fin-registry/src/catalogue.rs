@@ -480,11 +480,14 @@ impl ModelRow {
             return Err(("network", reason.into()));
         }
         if self.is_address() {
-            let reason = "a model of texts and images is more than one file; a repository is needed";
+            let reason =
+                "a model of texts and images is more than one file; a repository is needed";
             return Err(("source", reason.into()));
         }
         if fin_clip::Dialect::from_name(&self.dialect).is_none() {
-            let names = fin_clip::Dialect::ALL.map(fin_clip::Dialect::name).join(", ");
+            let names = fin_clip::Dialect::ALL
+                .map(fin_clip::Dialect::name)
+                .join(", ");
             let reason = format!("`{}` is not one of {names}", self.dialect);
             return Err(("dialect", reason));
         }
@@ -510,14 +513,22 @@ impl ModelRow {
                 let reason = format!("`{network}` is not one of {}", names.join(", "));
                 return Err(("network", reason));
             }
-            None => return Err(("network", format!("is missing; one of {}", names.join(", ")))),
+            None => {
+                return Err((
+                    "network",
+                    format!("is missing; one of {}", names.join(", ")),
+                ));
+            }
         }
         match self.preprocessing {
             Preprocessing::Points { points: 0 } => {
                 Err(("preprocessing", "field `points`: 0 are none".into()))
             }
             Preprocessing::Points { .. } => Ok(()),
-            _ => Err(("preprocessing", "the kind of a point network is points".into())),
+            _ => Err((
+                "preprocessing",
+                "the kind of a point network is points".into(),
+            )),
         }
     }
 
@@ -699,8 +710,14 @@ mod tests {
         }
         let rows = list_models(Some(Task::MeshToMesh));
         assert_eq!(rows.len(), 1);
-        assert_eq!((rows[0].name.as_str(), rows[0].output_dim), ("pointnet-base", 512));
-        assert_eq!(rows[0].preprocessing, Preprocessing::Points { points: 2048 });
+        assert_eq!(
+            (rows[0].name.as_str(), rows[0].output_dim),
+            ("pointnet-base", 512)
+        );
+        assert_eq!(
+            rows[0].preprocessing,
+            Preprocessing::Points { points: 2048 }
+        );
     }
 
     const ROW: &str = r#"

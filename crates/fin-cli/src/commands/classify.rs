@@ -186,7 +186,9 @@ fn probabilities(image: &[f32], classes: &[f32], scale: f64, k: usize) -> Vec<(u
     });
     let mut found: Vec<(usize, f64)> = logits.enumerate().collect();
     let largest = found.iter().map(|(_, x)| *x).fold(f64::MIN, f64::max);
-    found.iter_mut().for_each(|(_, x)| *x = (*x - largest).exp());
+    found
+        .iter_mut()
+        .for_each(|(_, x)| *x = (*x - largest).exp());
     let sum: f64 = found.iter().map(|(_, x)| x).sum();
     found.iter_mut().for_each(|(_, x)| *x /= sum);
     found.sort_by(|a, b| b.1.total_cmp(&a.1));

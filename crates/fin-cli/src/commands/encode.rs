@@ -132,8 +132,8 @@ fn run_with<F: Family>(args: &EncodeArgs, format: OutputFormat, registry: &Regis
     let dim = post.output_dim(model.output_dim)?;
     let mut writer = EmbeddingWriter::create(&args.output, dim, F::KEY)?;
     // A .npy file has no place for paths.
-    let beside =
-        (F::ARE_FILES && format == OutputFormat::Npy).then(|| args.output.with_extension("paths.txt"));
+    let beside = (F::ARE_FILES && format == OutputFormat::Npy)
+        .then(|| args.output.with_extension("paths.txt"));
     let mut paths = match &beside {
         Some(path) => Some(AtomicFile::create(path)?),
         None => None,

@@ -242,8 +242,7 @@ fn query<F: Family>(found: Found<'_, F::Item>, max_pixels: u64) -> html::Query {
         caption: item.key(),
         label: label.map(str::to_owned),
         // One that cannot be read any more is shown by its path.
-        thumbnail: F::picture(item, max_pixels)
-            .and_then(|image| html::Thumbnail::new(&image).ok()),
+        thumbnail: F::picture(item, max_pixels).and_then(|image| html::Thumbnail::new(&image).ok()),
     };
     let query = item(found.item, found.label);
     let hits = (1..).zip(found.hits);

@@ -522,7 +522,12 @@ mod tests {
         let both = choose_with(FileSet::TextImage, &listing, &[]).unwrap();
         assert_eq!(
             paths(&both),
-            ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
+            [
+                "config.json",
+                "merges.txt",
+                "model.safetensors",
+                "vocab.json"
+            ]
         );
     }
 
