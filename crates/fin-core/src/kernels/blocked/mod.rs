@@ -17,6 +17,7 @@ mod inverted;
 mod memory;
 mod pack;
 mod plan;
+mod points;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use depthwise::depthwise;
 pub use inverted::expand_depthwise;
 pub use memory::Buffer;
 pub use pack::{PackedConv, PackedDepthwise, PackedStem, pack, pack_depthwise, pack_stem};
+pub use points::{points, points_from, points_max};
 pub use pool::{add, from_blocked, global_mean, max_pool, scale_channels, to_blocked};
 
 use super::Activation;
