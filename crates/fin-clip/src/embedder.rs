@@ -121,16 +121,45 @@ impl ClipEmbedder {
         options: &ClipOptions,
         device: &Device,
     ) -> Result<Self> {
-        let directory = directory.as_ref();
-        let opened = dialect::open(directory, options.dialect)?;
+        let opened = dialect::open(directory.as_ref(), options.dialect)?;
+        Self::of(opened, options, true, device)
+    }
+
+    /// Makes a model with random weights from a directory with configuration and tokenizer, whose
+    /// weights, if any, are not read. They are drawn as `transformers` draws them, from the device's
+    /// generator ([`Device::seed`]).
+    ///
+    /// # Errors
+    /// As [`ClipEmbedder::open`].
+    pub fn init(
+        directory: impl AsRef<Path>,
+        options: &ClipOptions,
+        device: &Device,
+    ) -> Result<Self> {
+        let opened = dialect::open(directory.as_ref(), options.dialect)?;
+        Self::of(opened, options, false, device)
+    }
+
+    fn of(
+        opened: dialect::Opened,
+        options: &ClipOptions,
+        with_weights: bool,
+        device: &Device,
+    ) -> Result<Self> {
         let mut config = opened.config;
         config.normalize = options.normalize.unwrap_or(config.normalize);
         check_options(options, &config)?;
-        if options.check {
-            opened.checkpoint.check_finite()?;
-        }
         let network = config.init(device)?;
-        let (network, report) = weights::load(network, &opened.checkpoint, opened.keys, device)?;
+        let (network, report) = match with_weights {
+            false => (network, LoadReport::default()),
+            true => {
+                let checkpoint = opened.checkpoint?;
+                if options.check {
+                    checkpoint.check_finite()?;
+                }
+                weights::load(network, &checkpoint, opened.keys, device)?
+            }
+        };
         let network = freeze(network, opened.keys, options)?;
         let max_length = options.max_length.unwrap_or(config.text.context_length());
         let tokenizer = Tokenizer::open(

@@ -1,6 +1,7 @@
 //! CLIP embedding models: texts and images in one space.
 
 pub mod config;
+mod convert;
 mod dialect;
 mod embedder;
 pub mod layers;
@@ -12,6 +13,7 @@ pub mod vision;
 mod weights;
 
 pub use config::ClipConfig;
+pub use convert::ClipConversion;
 pub use dialect::{CONFIG_FILE, Dialect, Family, Manifest, is_clip_directory};
 pub use embedder::{ClipEmbedder, ClipItem, ClipOptions, EncodedClip};
 pub use network::{ClipBatch, ClipNetwork, ImageBatch, TextBatch};

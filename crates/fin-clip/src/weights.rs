@@ -9,7 +9,7 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
-use fin_core::weights::{self, Checkpoint, LoadReport, Names};
+use fin_core::weights::{self, Checkpoint, LoadReport, MappedTensor, Mapping, Names};
 use fin_core::{Error, Result};
 use fin_transformer::bert::Bert;
 
@@ -298,20 +298,90 @@ pub(crate) fn load(
     let used = loader.used;
     let taken: BTreeSet<&str> = used.iter().map(String::as_str).collect();
     let rest = checkpoint.iter().map(|(name, _)| name);
-    let is_known = |name: &String| {
-        let key = name.strip_prefix(loader.prefix).unwrap_or(name);
-        IGNORED.contains(&key) || key.starts_with("text.transformer.pooler.")
-    };
     let (ignored, unused) = rest
         .filter(|name| !taken.contains(name))
         .map(str::to_string)
-        .partition(is_known);
+        .partition(|name: &String| is_known(name.strip_prefix(loader.prefix).unwrap_or(name)));
     let report = LoadReport {
         used,
         ignored,
         unused,
     };
     Ok((network, report))
+}
+
+/// Whether a key that is no parameter is known and not wanted.
+fn is_known(key: &str) -> bool {
+    IGNORED.contains(&key) || key.starts_with("text.transformer.pooler.")
+}
+
+/// What becomes of a checkpoint's tensors when it is written anew in its own dialect: keys lose what
+/// is before all of them, and shapes stay. `network` may never have been used; no weight is read.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] where a tensor is not of the shape that the network has for it.
+pub(crate) fn map(network: &ClipNetwork, checkpoint: &Checkpoint, keys: Keys) -> Result<Mapping> {
+    struct Shapes {
+        keys: Keys,
+        path: Vec<String>,
+        /// Key and shape on disk, in the module's order.
+        found: Vec<(String, Vec<usize>)>,
+    }
+    impl ModuleVisitor for Shapes {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_string());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let mut shape = param.lazy_shape().to_vec();
+            let Place { key, part } = self.keys.place(&self.path);
+            match part {
+                Part::Whole => {}
+                Part::Transposed => shape.reverse(),
+                Part::Third(0) => shape[0] *= 3,
+                Part::Third(_) => return,
+            }
+            self.found.push((key, shape));
+        }
+    }
+    let mut shapes = Shapes {
+        keys,
+        path: Vec::new(),
+        found: Vec::new(),
+    };
+    network.visit(&mut shapes);
+    let prefix = prefix(checkpoint);
+    let mut mapping = Mapping::default();
+    for (key, shape) in shapes.found {
+        let source = format!("{prefix}{key}");
+        let Some(entry) = checkpoint.get(&source) else {
+            mapping.missing.push(source);
+            continue;
+        };
+        if entry.shape() != shape && !(entry.shape().is_empty() && shape == [1]) {
+            return Err(Error::ShapeMismatch {
+                path: checkpoint.path().to_path_buf(),
+                tensor: source,
+                expected: shape,
+                found: entry.shape().to_vec(),
+            });
+        }
+        mapping.tensors.push(MappedTensor {
+            shape: entry.shape().to_vec(),
+            dtype: entry.dtype(),
+            source,
+            target: key,
+        });
+    }
+    let taken: BTreeSet<&str> = mapping.tensors.iter().map(|t| t.source.as_str()).collect();
+    let rest = checkpoint.iter().map(|(name, _)| name);
+    (mapping.ignored, mapping.unused) = rest
+        .filter(|name| !taken.contains(name))
+        .map(str::to_string)
+        .partition(|name: &String| is_known(name.strip_prefix(prefix).unwrap_or(name)));
+    Ok(mapping)
 }
 
 struct Loader<'a> {

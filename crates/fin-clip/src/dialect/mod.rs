@@ -136,7 +136,8 @@ pub(crate) struct Opened {
     pub dialect: Dialect,
     pub config: ClipConfig,
     pub keys: Keys,
-    pub checkpoint: Checkpoint,
+    /// Or why there are no weights.
+    pub checkpoint: Result<Checkpoint>,
     pub files: Files,
 }
 

@@ -339,13 +339,16 @@ pub(super) fn open(directory: &Path) -> Result<Opened> {
     config.check(path, path)?;
     let weights = WEIGHTS.iter().map(|name| directory.join(name));
     let checkpoint = match weights.into_iter().find(|path| path.is_file()) {
-        Some(path) => Checkpoint::open(path)?,
-        None => {
-            return Err(Error::invalid(
-                directory,
-                format!("no weights found; looked for {}", WEIGHTS.join(", ")),
-            ));
-        }
+        Some(path) => Checkpoint::open(path),
+        None => Err(Error::invalid(
+            directory,
+            format!("no weights found; looked for {}", WEIGHTS.join(", ")),
+        )),
+    };
+    let keys = match (&checkpoint, &config.text) {
+        (Ok(checkpoint), _) => Keys::open_clip(checkpoint),
+        (Err(_), TextConfig::Clip(_)) => Keys::OpenClip { custom_text: false },
+        (Err(_), TextConfig::XlmRoberta(_)) => Keys::OpenClip { custom_text: true },
     };
     let mut configuration = vec![CONFIG];
     if let TextConfig::XlmRoberta(_) = config.text {
@@ -353,7 +356,7 @@ pub(super) fn open(directory: &Path) -> Result<Opened> {
     }
     Ok(Opened {
         dialect: Dialect::OpenClip,
-        keys: Keys::open_clip(&checkpoint),
+        keys,
         config,
         checkpoint,
         files: Files {

@@ -148,7 +148,7 @@ pub(super) fn open(directory: &Path) -> Result<Opened> {
         dialect: Dialect::Transformers,
         config,
         keys: Keys::Transformers,
-        checkpoint: Checkpoint::open_directory(directory)?,
+        checkpoint: Checkpoint::open_directory(directory),
         files: Files {
             tokenizer: directory.to_path_buf(),
             tokens,
