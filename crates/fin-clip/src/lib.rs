@@ -8,6 +8,7 @@ pub mod layers;
 mod network;
 pub mod preprocessing;
 pub mod text;
+pub mod tokenizer;
 mod tokens;
 pub mod vision;
 mod weights;

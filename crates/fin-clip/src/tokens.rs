@@ -4,8 +4,10 @@ use std::path::Path;
 
 use fin_core::Result;
 use fin_transformer::{TextTokenizer, TokenizedText};
+use rayon::prelude::*;
 
 use crate::config::TextConfig;
+use crate::tokenizer::{ClipTokenizer, TokenizerDialect, clean_whitespace};
 
 /// How texts become ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +24,16 @@ pub(crate) enum Tokens {
 
 /// The tokenizer of a model.
 #[derive(Debug, Clone)]
-pub(crate) enum Tokenizer {
-    Plain(TextTokenizer),
+pub(crate) struct Tokenizer {
+    kind: Kind,
+    /// Whether open_clip cleans the texts of another library's tokenizer.
+    cleans: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Clip(Box<ClipTokenizer>),
+    XlmRoberta(Box<TextTokenizer>),
 }
 
 impl Tokenizer {
@@ -33,31 +43,58 @@ impl Tokenizer {
         config: &TextConfig,
         max_length: usize,
     ) -> Result<Self> {
-        let pad_id = match (tokens, config) {
-            (_, TextConfig::XlmRoberta(config)) => Some(config.transformer.pad_token_id()),
-            _ => None,
+        let vocab_size = config.vocab_size();
+        let kind = match config {
+            TextConfig::XlmRoberta(config) => {
+                let pad_id = Some(config.transformer.pad_token_id());
+                let open = TextTokenizer::open(directory, max_length, vocab_size, pad_id)?;
+                Kind::XlmRoberta(Box::new(open))
+            }
+            TextConfig::Clip(_) => {
+                let dialect = match tokens {
+                    Tokens::OpenClip => TokenizerDialect::OpenClip,
+                    _ => TokenizerDialect::Transformers,
+                };
+                let open = ClipTokenizer::open(directory, dialect, max_length, vocab_size)?;
+                Kind::Clip(Box::new(open))
+            }
         };
-        let open = TextTokenizer::open(directory, max_length, config.vocab_size(), pad_id)?;
-        Ok(Self::Plain(open))
+        Ok(Self {
+            kind,
+            cleans: matches!(tokens, Tokens::ClipCleaned | Tokens::XlmRoberta),
+        })
     }
 
     pub fn encode(&self, texts: &[String]) -> Result<Vec<TokenizedText>> {
-        match self {
-            Self::Plain(tokenizer) => tokenizer.encode(texts, ""),
+        let cleaned: Vec<String>;
+        let texts = if self.cleans {
+            cleaned = texts
+                .par_iter()
+                .map(|text| clean_whitespace(text))
+                .collect();
+            &cleaned
+        } else {
+            texts
+        };
+        match &self.kind {
+            Kind::Clip(tokenizer) => tokenizer.encode(texts),
+            Kind::XlmRoberta(tokenizer) => tokenizer.encode(texts, ""),
         }
     }
 
     /// Id that batches are padded with.
     pub fn pad_id(&self) -> u32 {
-        match self {
-            Self::Plain(tokenizer) => tokenizer.pad_id(),
+        match &self.kind {
+            Kind::Clip(tokenizer) => tokenizer.pad_id(),
+            Kind::XlmRoberta(tokenizer) => tokenizer.pad_id(),
         }
     }
 
     /// Largest number of tokens of a text.
     pub fn max_length(&self) -> usize {
-        match self {
-            Self::Plain(tokenizer) => tokenizer.max_length(),
+        match &self.kind {
+            Kind::Clip(tokenizer) => tokenizer.context_length(),
+            Kind::XlmRoberta(tokenizer) => tokenizer.max_length(),
         }
     }
 }
