@@ -1,1 +1,3 @@
 //! CLIP embedding models: texts and images in one space.
+
+pub mod tokenizer;

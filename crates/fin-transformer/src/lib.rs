@@ -17,4 +17,4 @@ pub use config::BackboneConfig;
 pub use directory::{DenseHead, Layout};
 pub use embedder::{TextEmbedder, TextOptions, TextPooling};
 pub use network::{Dense, TextBackbone, TextNetwork};
-pub use tokenizer::{TextTokenizer, TokenizedText};
+pub use tokenizer::{BytePairVocabulary, TextTokenizer, TokenizedText};

@@ -5,6 +5,7 @@
 //! are built from the vocabulary, whether it is in `tokenizer.json` or in a file of its own, and
 //! all else is as the class has it. Another class's `tokenizer.json` is taken as it is.
 
+mod byte_pair;
 mod config;
 mod json;
 mod sentence_piece;
@@ -21,6 +22,7 @@ use tokenizers::{
     AddedToken, PostProcessor, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
 };
 
+pub use byte_pair::BytePairVocabulary;
 pub(crate) use config::TokenizerConfig;
 
 use crate::config::read_json;
@@ -52,6 +54,7 @@ enum Class {
     Bert,
     T5,
     XlmRoberta,
+    Clip,
     /// Any other: whatever its `tokenizer.json` describes.
     Other,
 }
@@ -59,10 +62,11 @@ enum Class {
 const TOKENIZER_JSON: &str = "tokenizer.json";
 
 /// Files with a vocabulary alone, and the class whose they are.
-const VOCABULARIES: [(&str, Class); 3] = [
+const VOCABULARIES: [(&str, Class); 4] = [
     ("vocab.txt", Class::Bert),
     ("spiece.model", Class::T5),
     ("sentencepiece.bpe.model", Class::XlmRoberta),
+    (byte_pair::VOCAB_JSON, Class::Clip),
 ];
 
 impl Class {
@@ -91,12 +95,14 @@ impl Class {
                 "BertTokenizer" | "DistilBertTokenizer" => Self::Bert,
                 "T5Tokenizer" => Self::T5,
                 "XLMRobertaTokenizer" => Self::XlmRoberta,
+                "CLIPTokenizer" => Self::Clip,
                 _ => Self::Other,
             },
             None => match model.model_type.as_deref() {
                 Some("bert" | "distilbert") => Self::Bert,
                 Some("t5" | "mt5") => Self::T5,
                 Some("xlm-roberta") => Self::XlmRoberta,
+                Some("clip" | "clip_text_model") => Self::Clip,
                 _ => Self::Other,
             },
         })
@@ -107,6 +113,7 @@ impl Class {
         match (self, model) {
             (Self::Bert, None | Some("WordPiece")) => self,
             (Self::T5 | Self::XlmRoberta, None | Some("Unigram")) => self,
+            (Self::Clip, None | Some("BPE")) => self,
             _ => Self::Other,
         }
     }
@@ -117,6 +124,7 @@ impl Class {
             Self::Bert => &word_piece::DEFAULTS,
             Self::T5 => &unigram::T5_DEFAULTS,
             Self::XlmRoberta => &unigram::XLM_ROBERTA_DEFAULTS,
+            Self::Clip => &byte_pair::CLIP_DEFAULTS,
             Self::Other => &[],
         }
     }
@@ -183,7 +191,8 @@ impl Template {
 
 impl TextTokenizer {
     /// Opens the tokenizer of a directory: `tokenizer.json`, or a vocabulary alone, which is
-    /// BERT's `vocab.txt`, T5's `spiece.model` or XLM-RoBERTa's `sentencepiece.bpe.model`.
+    /// BERT's `vocab.txt`, T5's `spiece.model`, XLM-RoBERTa's `sentencepiece.bpe.model`, or CLIP's
+    /// `vocab.json` with `merges.txt` where a configuration file says that it is CLIP's.
     /// `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` are heeded.
     ///
     /// `vocab_size` is the number of rows of the model's word table; an id beyond it is an error
@@ -200,12 +209,68 @@ impl TextTokenizer {
         pad_id: Option<u32>,
     ) -> Result<Self> {
         let config = TokenizerConfig::read(directory)?;
+        let class = Class::read(directory, &config)?;
+        Self::open_as(directory, class, &config, max_length, vocab_size, pad_id)
+    }
+
+    /// [`TextTokenizer::open`] for a directory whose tokenizer is CLIP's, whether or not its files
+    /// say so.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::open`].
+    pub fn open_clip(directory: &Path, max_length: usize, vocab_size: usize) -> Result<Self> {
+        let config = TokenizerConfig::read(directory)?;
+        Self::open_as(
+            directory,
+            Class::Clip,
+            &config,
+            max_length,
+            vocab_size,
+            None,
+        )
+    }
+
+    /// CLIP's tokenizer over a vocabulary that was read from `file`, with no configuration.
+    ///
+    /// # Errors
+    /// [`Error::InvalidFile`] where a special token is not in the vocabulary or a merge makes what
+    /// is not, [`Error::Argument`] as [`TextTokenizer::open`].
+    pub fn from_clip(
+        file: &Path,
+        vocabulary: BytePairVocabulary,
+        max_length: usize,
+        vocab_size: usize,
+    ) -> Result<Self> {
+        let config = TokenizerConfig::default();
+        let source = Source {
+            // The file is not a directory, so that there is nothing beside the vocabulary.
+            directory: file,
+            file,
+            config: &config,
+        };
+        let special = SpecialTokens::read(&source, Class::Clip.defaults(), [])?;
+        let (tokenizer, template) = byte_pair::build_clip(&source, vocabulary, &special)?;
+        let direction = TruncationDirection::Right;
+        let opened = finish(&source, tokenizer, template, special, direction)?;
+        Self::new(file, opened, &config, max_length, vocab_size, None)
+    }
+
+    fn open_as(
+        directory: &Path,
+        class: Class,
+        config: &TokenizerConfig,
+        max_length: usize,
+        vocab_size: usize,
+        pad_id: Option<u32>,
+    ) -> Result<Self> {
         let json = directory.join(TOKENIZER_JSON);
-        let (mut inner, pad_token, direction) = if json.is_file() {
-            open_json(directory, &json, &config)?
+        let opened = if json.is_file() {
+            open_json(directory, &json, class, config)?
         } else {
             let found = VOCABULARIES
                 .iter()
+                // Other tokenizers' vocabularies have the name of CLIP's.
+                .filter(|(_, of)| *of != Class::Clip || class == Class::Clip)
                 .map(|(name, class)| (directory.join(name), *class))
                 .find(|(path, _)| path.is_file());
             let Some((path, class)) = found else {
@@ -215,8 +280,19 @@ impl TextTokenizer {
                     format!("no tokenizer found; looked for {TOKENIZER_JSON}, {names}"),
                 ));
             };
-            open_vocabulary(directory, &path, class, &config)?
+            open_vocabulary(directory, &path, class, config)?
         };
+        Self::new(directory, opened, config, max_length, vocab_size, pad_id)
+    }
+
+    fn new(
+        directory: &Path,
+        (mut inner, pad_token, direction): Opened,
+        config: &TokenizerConfig,
+        max_length: usize,
+        vocab_size: usize,
+        pad_id: Option<u32>,
+    ) -> Result<Self> {
         inner.with_padding(None);
         inner.set_encode_special_tokens(config.split_special_tokens.unwrap_or(false));
         let direction = match config.truncation_side.as_deref() {
@@ -324,11 +400,16 @@ impl TextTokenizer {
 type Opened = (Tokenizer, Option<String>, TruncationDirection);
 
 /// The tokenizer of a `tokenizer.json`.
-fn open_json(directory: &Path, file: &Path, config: &TokenizerConfig) -> Result<Opened> {
+fn open_json(
+    directory: &Path,
+    file: &Path,
+    class: Class,
+    config: &TokenizerConfig,
+) -> Result<Opened> {
     let bytes = std::fs::read(file).map_err(Error::io(file, "read"))?;
     let header = Header::parse(file, &bytes)?;
     let charsmap = header.charsmap(file)?;
-    let class = Class::read(directory, config)?.if_built_on(header.model.kind.as_deref());
+    let class = class.if_built_on(header.model.kind.as_deref());
     let source = Source {
         directory,
         file,
@@ -345,6 +426,7 @@ fn open_json(directory: &Path, file: &Path, config: &TokenizerConfig) -> Result<
         Class::Bert => word_piece::build(&source, json::model(file, &bytes)?, &special)?,
         Class::T5 => unigram::build_t5(&source, unigram()?, &mut special)?,
         Class::XlmRoberta => unigram::build_xlm_roberta(&source, unigram()?, &special)?,
+        Class::Clip => byte_pair::build_clip(&source, json::model(file, &bytes)?, &special)?,
         Class::Other => {
             if matches!(header.model.kind.as_deref(), None | Some("Unigram"))
                 && let Ok(vocabulary) = json::model::<Vocabulary>(file, &bytes)
@@ -384,6 +466,9 @@ fn open_vocabulary(
         Class::XlmRoberta => {
             let vocabulary = unigram::read_xlm_roberta(&source, &mut special)?;
             unigram::build_xlm_roberta(&source, vocabulary, &special)?
+        }
+        Class::Clip => {
+            byte_pair::build_clip(&source, BytePairVocabulary::read_files(file)?, &special)?
         }
         Class::Bert | Class::Other => {
             word_piece::build(&source, word_piece::read_vocabulary(file)?, &special)?

@@ -1,0 +1,161 @@
+//! CLIP's tokenizer (Radford et al. 2021): `CLIPTokenizer` of `transformers`
+//! (`models/clip/tokenization_clip.py`). Byte pairs are merged in the order learnt (Sennrich et al.
+//! 2016), over characters that stand for bytes (Radford et al. 2019), with a mark at the end of a
+//! word.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use fin_core::{Error, Result};
+use serde::Deserialize;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::replace::{Replace, ReplacePattern};
+use tokenizers::normalizers::{self, Lowercase, NFC};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{SplitDelimiterBehavior, Tokenizer};
+
+use super::config::SpecialTokens;
+use super::{Source, TOKENIZER_JSON, Template, json};
+use crate::config::read_json;
+
+/// Special tokens where no file names others.
+pub(super) const CLIP_DEFAULTS: [(&str, &str); 4] = [
+    ("bos_token", "<|startoftext|>"),
+    ("eos_token", "<|endoftext|>"),
+    ("unk_token", "<|endoftext|>"),
+    ("pad_token", "<|endoftext|>"),
+];
+
+/// The two files of a vocabulary without `tokenizer.json`.
+pub(super) const VOCAB_JSON: &str = "vocab.json";
+const MERGES_TXT: &str = "merges.txt";
+
+/// Mark of a word's last symbol.
+const END_OF_WORD: &str = "</w>";
+
+/// What is cut into symbols by itself: words, single digits, runs of other characters.
+const PARTS: &str =
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// Symbols with their ids, and the pairs that are merged, the first first.
+#[derive(Debug, Clone, Deserialize)]
+pub struct BytePairVocabulary {
+    vocab: HashMap<String, u32>,
+    merges: Vec<Merge>,
+}
+
+/// A pair, as older and newer files have it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Merge {
+    Pair(String, String),
+    Text(String),
+}
+
+impl BytePairVocabulary {
+    /// Of symbols with their ids, and pairs in the order in which they are merged.
+    pub fn new(vocab: HashMap<String, u32>, merges: Vec<(String, String)>) -> Self {
+        let merges = merges.into_iter().map(|(a, b)| Merge::Pair(a, b)).collect();
+        Self { vocab, merges }
+    }
+
+    /// Whether a directory has a file that [`BytePairVocabulary::read`] reads.
+    pub fn is_in(directory: &Path) -> bool {
+        [TOKENIZER_JSON, VOCAB_JSON]
+            .iter()
+            .any(|name| directory.join(name).is_file())
+    }
+
+    /// The vocabulary of a directory, from `tokenizer.json`, or from `vocab.json` and `merges.txt`,
+    /// and the file that it is in. Tokens that were added to it are left aside.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::InvalidFile`] where there is none or it is damaged.
+    pub fn read(directory: &Path) -> Result<(PathBuf, Self)> {
+        let file = directory.join(TOKENIZER_JSON);
+        if file.is_file() {
+            let bytes = std::fs::read(&file).map_err(Error::io(&file, "read"))?;
+            let header = json::Header::parse(&file, &bytes)?;
+            if !matches!(header.model.kind.as_deref(), None | Some("BPE")) {
+                let kind = header.model.kind.unwrap_or_default();
+                let reason = format!("is a {kind} vocabulary; CLIP's is made of byte pairs (BPE)");
+                return Err(Error::invalid(&file, reason));
+            }
+            let vocabulary = json::model(&file, &bytes)?;
+            return Ok((file, vocabulary));
+        }
+        let file = directory.join(VOCAB_JSON);
+        let vocabulary = Self::read_files(&file)?;
+        Ok((file, vocabulary))
+    }
+
+    /// `vocab.json`, and `merges.txt` beside it.
+    pub(super) fn read_files(file: &Path) -> Result<Self> {
+        let vocab = read_json(file)?;
+        let path = file.with_file_name(MERGES_TXT);
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+        let lines = text.lines().filter(|line| !line.starts_with("#version"));
+        Ok(Self {
+            vocab,
+            merges: lines.map(|line| Merge::Text(line.into())).collect(),
+        })
+    }
+
+    /// Id of a symbol.
+    pub fn id(&self, symbol: &str) -> Option<u32> {
+        self.vocab.get(symbol).copied()
+    }
+
+    /// The model of the `tokenizers` library, with `unknown` for characters that are no symbol.
+    ///
+    /// # Errors
+    /// [`Error::InvalidFile`] where a merge is not a pair of symbols, or its result is none.
+    pub fn model(self, file: &Path, unknown: Option<&str>) -> Result<BPE> {
+        let pair = |(i, merge): (usize, Merge)| match merge {
+            Merge::Pair(first, second) => Ok((first, second)),
+            Merge::Text(text) => match text.split(' ').collect::<Vec<_>>()[..] {
+                [first, second] => Ok((first.to_string(), second.to_string())),
+                _ => Err(Error::invalid(
+                    file,
+                    format!("merge {i} is `{text}`; expected two symbols"),
+                )),
+            },
+        };
+        let merges = self.merges.into_iter().enumerate().map(pair);
+        let merges = merges.collect::<Result<Vec<_>>>()?;
+        let mut builder = BPE::builder()
+            .vocab_and_merges(self.vocab.into_iter().collect::<Vocab>(), merges)
+            .end_of_word_suffix(END_OF_WORD.into());
+        if let Some(unknown) = unknown {
+            builder = builder.unk_token(unknown.into());
+        }
+        builder
+            .build()
+            .map_err(|e| Error::invalid(file, format!("not a vocabulary of byte pairs: {e}")))
+    }
+}
+
+/// The tokenizer over a vocabulary, and what it puts around a text: a start and an end token.
+pub(super) fn build_clip(
+    source: &Source,
+    vocabulary: BytePairVocabulary,
+    special: &SpecialTokens,
+) -> Result<(Tokenizer, Option<Template>)> {
+    let role = |role| special.required(source, role);
+    let (bos, eos, unk) = (role("bos_token")?, role("eos_token")?, role("unk_token")?);
+    let mut tokenizer = Tokenizer::new(vocabulary.model(source.file, Some(unk))?);
+    let pattern = |e| Error::invalid(source.file, format!("cannot be split: {e}"));
+    let space = Replace::new(ReplacePattern::Regex(r"\s+".into()), " ").map_err(pattern)?;
+    tokenizer.with_normalizer(Some(normalizers::Sequence::new(vec![
+        NFC.into(),
+        space.into(),
+        Lowercase.into(),
+    ])));
+    let split = SplitPattern::Regex(PARTS.into());
+    let split = Split::new(split, SplitDelimiterBehavior::Removed, true).map_err(pattern)?;
+    let bytes = ByteLevel::default().add_prefix_space(false);
+    tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![split.into(), bytes.into()])));
+    Ok((tokenizer, Some(Template::new(&[bos], &[eos]))))
+}
