@@ -21,11 +21,15 @@ cargo xtask <task>
   demo-images [--data DIR] [--report HTML]
                              the same for images: EfficientNet-Lite0 from PyPI on Fashion-MNIST
                              from Debian, or on DIR/train and DIR/test; writes a page to look at
+  demo-meshes [--data DIR] [--report HTML] [--seed N]
+                             the same for meshes: an untrained PointNet++ on families of shapes
+                             that are made for it, into DIR where it is given
   convert-weights MODEL --from FILE|DIR|hub --to DIR [--dtype f32|f16|bf16] [--verify NPY] ...
                              an upstream checkpoint into a model directory of safetensors;
                              --help says more
   parity [--device LIST]     every family's parity tests on these devices (flex, tch, wgpu),
-                             from one binary; sets LibTorch up by scripts/setup-libtorch.sh
+                             from one binary; sets LibTorch up by scripts/setup-libtorch.sh;
+                             --write puts the largest errors into docs/parity.md
   parity --family text [--device LIST] [--model NAME]
                              the text models at full size with random weights, against references
                              made on the spot (scripts/setup-reference.sh), and their conversion
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         "convert-weights" => convert::run(rest),
         "crates" => crates::run(rest),
         "demo" => demo::run(rest),
+        "demo-meshes" => demo::meshes::run(rest),
         "demo-images" => demo::images::run(rest),
         "parity" => parity::run(rest),
         "bench" => bench::run(rest),

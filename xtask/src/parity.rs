@@ -1,14 +1,18 @@
 //! The parity tests of every family on several devices, from one binary; and, family by family,
 //! at full size against references made on the spot.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::Value;
 
 use crate::{Outcome, cache, capture, cargo, command, option, root};
 
 /// Crates with a `parity` test.
-const FAMILIES: [&str; 2] = ["fin-transformer", "fin-cnn"];
+const FAMILIES: [&str; 4] = ["fin-transformer", "fin-cnn", "fin-clip", "fin-pointnet"];
 
 /// The text models of `scripts/reference/text_full.py`; those that are in the catalogue are
 /// converted too.
@@ -26,13 +30,16 @@ const TEXT_MODELS: [(&str, bool); 11] = [
     ("xlm-roberta-base", false),
 ];
 
-const OPTIONS: [&str; 3] = ["--device", "--family", "--model"];
+const OPTIONS: [&str; 4] = ["--device", "--family", "--model", "--write"];
+
+/// What [`Worst`] is kept of, by what the tests print of a comparison.
+const KINDS: [&str; 3] = ["stages", "gradients", "after training steps"];
 
 pub fn run(args: &[String]) -> Outcome {
     let devices = option(args, "--device", &OPTIONS)?.unwrap_or_else(|| "flex".into());
     let features = features(&devices)?;
     match option(args, "--family", &OPTIONS)?.as_deref() {
-        None => fixtures(&devices, &features),
+        None => fixtures(&devices, &features, args.iter().any(|arg| arg == "--write")),
         Some("text") => {
             let chosen = option(args, "--model", &OPTIONS)?;
             text(&devices, &features, chosen.as_deref())
@@ -60,13 +67,14 @@ fn features(devices: &str) -> Result<Vec<&str>, String> {
     Ok(features)
 }
 
-/// Small models from committed fixtures.
-fn fixtures(devices: &str, features: &[&str]) -> Outcome {
-    let mut test = cargo();
-    test.args(["test", "--release", "--test", "parity"]);
+/// Small models from committed fixtures; the largest errors go to `docs/parity.md` where that is
+/// asked for.
+fn fixtures(devices: &str, features: &[&str], writes: bool) -> Outcome {
+    let mut build = cargo();
+    build.args(["test", "--release", "--test", "parity", "--no-run"]);
     // All in one go, so that what they depend on is built once.
     for family in FAMILIES {
-        test.args(["--package", family]);
+        build.args(["--package", family]);
     }
     let qualified: Vec<String> = FAMILIES
         .iter()
@@ -77,8 +85,110 @@ fn fixtures(devices: &str, features: &[&str]) -> Outcome {
         })
         .collect();
     let qualified: Vec<&str> = qualified.iter().map(String::as_str).collect();
-    add_devices(&mut test, devices, &qualified)?;
-    crate::run(&mut test)
+    add_devices(&mut build, devices, &qualified)?;
+    build.arg("--message-format=json-render-diagnostics");
+    let messages = capture(&mut build)?;
+    let mut worst = BTreeMap::new();
+    for family in FAMILIES {
+        let manifest = root().join("crates").join(family).join("Cargo.toml");
+        let program = program(&messages, &manifest)
+            .ok_or_else(|| format!("cargo built no parity test of {family}"))?;
+        println!("\n== {family} on {devices} ==");
+        let mut test = command(program);
+        add_devices(&mut test, devices, &qualified)?;
+        test.arg("--nocapture").stdout(Stdio::piped());
+        let mut running = test.spawn().map_err(|e| format!("{test:?}: {e}"))?;
+        let out = running.stdout.take().ok_or("the test has no output")?;
+        for line in BufReader::new(out).lines() {
+            let line = line.map_err(|e| format!("{family}: {e}"))?;
+            match comparison(&line, devices) {
+                Some((device, kind, error)) => {
+                    let entry = worst.entry((family, device)).or_insert([None; KINDS.len()]);
+                    let seen: &mut Worst = &mut entry[kind];
+                    *seen = Some(seen.map_or((error, 1), |(most, n)| (error.max(most), n + 1)));
+                }
+                None => println!("{line}"),
+            }
+        }
+        let status = running.wait().map_err(|e| format!("{family}: {e}"))?;
+        if !status.success() {
+            return Err(format!("the parity test of {family} failed: {status}"));
+        }
+    }
+    let table = table(&worst);
+    println!("\n{table}");
+    if writes {
+        let path = root().join("docs/parity.md");
+        std::fs::write(&path, page(&table)?).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The largest relative error of a kind, and the number of comparisons.
+type Worst = Option<(f64, usize)>;
+
+/// The parity test of a package in what cargo printed as JSON.
+fn program(messages: &str, manifest: &Path) -> Option<PathBuf> {
+    messages.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let is_its = message["manifest_path"].as_str().map(Path::new) == Some(manifest)
+            && message["target"]["name"] == "parity";
+        let program = message["executable"].as_str().filter(|_| is_its)?;
+        Some(program.into())
+    })
+}
+
+/// Device, kind and relative error of a line such as `bert-tiny on flex: pooled.mean: 3.1e-7`.
+fn comparison(line: &str, devices: &str) -> Option<(String, usize, f64)> {
+    let (what, error) = line.rsplit_once(": ")?;
+    let error = error.parse().ok()?;
+    let names = |device: &&str| {
+        let ends = |rest: &str| rest.is_empty() || rest.starts_with([',', ':']);
+        let after = what.split(&format!("on {device}")).nth(1);
+        after.is_some_and(ends) || what.strip_prefix(device).is_some_and(ends)
+    };
+    let device = devices.split(',').find(names)?;
+    let kind = if what.contains("grad") {
+        1
+    } else if what.contains("after") {
+        2
+    } else {
+        0
+    };
+    Some((device.to_owned(), kind, error))
+}
+
+fn table(worst: &BTreeMap<(&str, String), [Worst; KINDS.len()]>) -> String {
+    let mut out = format!("| crate | device | {} |\n", KINDS.join(" | "));
+    out += &format!("| --- | --- |{}\n", " ---: |".repeat(KINDS.len()));
+    for ((family, device), errors) in worst {
+        let _ = write!(out, "| {family} | {device} |");
+        for error in errors {
+            match error {
+                Some((error, n)) => _ = write!(out, " {error:.1e} ({n}) |"),
+                None => out += " |",
+            }
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn page(table: &str) -> Result<String, String> {
+    let rustc = capture(command("rustc").arg("--version"))?;
+    Ok(format!(
+        "# Parity\n\n\
+         Small models of every family with seeded random weights, from the fixtures, against the \
+         numbers of the reference libraries: every stage of the forward pass, the gradients of a \
+         training step, and the parameters and running statistics after steps. The largest \
+         relative error `‖a − b‖ / ‖b‖`, in brackets the number of comparisons. Allowed: 1e-5 on \
+         flex and tch, 1e-4 on wgpu. Written by `cargo xtask parity --device flex,tch,wgpu \
+         --write`, from one binary.\n\n{table}\n\
+         {} {}, {}\n",
+        std::env::consts::ARCH,
+        std::env::consts::OS,
+        rustc.trim()
+    ))
 }
 
 /// The text models at full size: hidden states, pooled vectors and embeddings, then their
@@ -219,5 +329,32 @@ fn libtorch(test: &mut std::process::Command) -> Outcome {
             Ok(())
         }
         _ => Err("scripts/setup-libtorch.sh printed no settings".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tests_print_is_read() {
+        let devices = "flex,tch:0";
+        for (line, expected) in [
+            (
+                "bert on flex: pooled.mean: 3.10e-7",
+                Some(("flex", 0, 3.1e-7)),
+            ),
+            ("net on tch:0, folded: map: 1e-6", Some(("tch:0", 0, 1e-6))),
+            ("flex: gradient: a.bias: 2.00e-6", Some(("flex", 1, 2e-6))),
+            (
+                "net on flex: after.bn1.mean: 0.00e0",
+                Some(("flex", 2, 0.0)),
+            ),
+            ("test gradients ... ok", None),
+            ("net on wgpu: map: 1e-6", None),
+        ] {
+            let expected = expected.map(|(device, kind, error)| (device.to_owned(), kind, error));
+            assert_eq!(comparison(line, devices), expected, "{line}");
+        }
     }
 }

@@ -3,8 +3,11 @@
 use clap::Args;
 use fin_core::input::{Column, ReadOptions, TextFormat};
 use fin_core::{BatchLimits, DeviceSpec};
+use fin_pointnet::PointOutput;
 use fin_registry::ModelOptions;
 use fin_transformer::TextPooling;
+
+use crate::family::{Kind, Reading};
 
 /// Which model, and what to change of it.
 #[derive(Debug, Args)]
@@ -19,7 +22,8 @@ pub struct ModelArgs {
     pub device: DeviceSpec,
 
     /// Pooling instead of the model's: cls, mean, mean_sqrt_len, max, last_token or gem (several,
-    /// separated by commas, are concatenated), or pooler; for images mean, max or gem
+    /// separated by commas, are concatenated), or pooler; for images mean, max or gem; for meshes
+    /// embedding or global
     #[arg(long, value_name = "NAMES", value_parser = pooling)]
     pub pooling: Option<String>,
 
@@ -40,6 +44,10 @@ pub struct ModelArgs {
     #[arg(long, value_name = "N")]
     pub max_pixels: Option<u64>,
 
+    /// Points that are sampled of a mesh, instead of the model's
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub points: Option<usize>,
+
     /// Refuse weights with values that are NaN or infinite
     #[arg(long)]
     pub check: bool,
@@ -55,6 +63,7 @@ impl ModelArgs {
             prompt: self.prompt.clone(),
             image_size: self.image_size,
             max_pixels: self.max_pixels,
+            points: self.points,
             ..ModelOptions::default()
         }
     }
@@ -95,6 +104,22 @@ pub struct ColumnArgs {
     /// The first row of .csv and .tsv files is data, not column names
     #[arg(long)]
     pub no_header: bool,
+
+    /// What the items are, of a model of texts and images [default: images where they are files or
+    /// end like the name of one]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub modality: Option<Kind>,
+}
+
+impl ColumnArgs {
+    /// How a file of this format is read, or of the format that its extension says.
+    pub fn reading(&self, format: Option<TextFormat>) -> Reading<'_> {
+        Reading {
+            column: self.column.as_ref(),
+            options: read_options(self.no_header, format),
+            kind: self.modality,
+        }
+    }
 }
 
 /// How a file is read.
@@ -107,6 +132,9 @@ pub fn read_options(no_header: bool, format: Option<TextFormat>) -> ReadOptions 
 
 /// Names of poolings, which those of feature maps are among.
 fn pooling(text: &str) -> Result<String, fin_core::Error> {
+    if text.parse::<PointOutput>().is_ok() {
+        return Ok(text.to_owned());
+    }
     text.parse::<TextPooling>().map(|_| text.to_owned())
 }
 

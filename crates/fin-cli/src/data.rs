@@ -16,7 +16,7 @@ use fin_train::evaluate::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::family::{Family, Item, base_of};
+use crate::family::{Family, Item, Kind as ItemKind, Reading, base_of};
 use crate::report;
 
 /// What a model is measured on.
@@ -104,8 +104,13 @@ pub struct Evaluation<I> {
 enum Kind<I> {
     Sts(StsEvaluator<I>),
     Retrieval(RetrievalEvaluator<I>),
+    /// Images by texts, and texts by images.
+    BothWays(Box<[RetrievalEvaluator<I>; 2]>),
     Labelled(LabelledEvaluator<I>, Vec<String>),
 }
+
+/// What the metrics of [`Kind::BothWays`] begin with.
+const WAYS: [&str; 2] = ["text-to-image ", "image-to-text "];
 
 /// A query with what was found for it.
 pub struct Found<'a, I> {
@@ -157,7 +162,7 @@ impl EvalSource<'_> {
 
     fn read_sts<F: Family>(&self, name: String) -> Result<Evaluation<F::Item>> {
         let base = base_of(self.data);
-        let item = |cell| F::Item::from_cell(cell, &base);
+        let item = |cell| F::Item::from_cell(cell, &base, None);
         let rows = read_scored_pairs(self.data, &scored_columns(self.columns)?, self.read)?;
         if rows.len() < 2 {
             let reason = "holds one pair; a correlation needs at least 2";
@@ -181,27 +186,74 @@ impl EvalSource<'_> {
         };
         let rows = read_pairs(self.data, &columns, self.read)?;
         let further = match self.corpus {
-            Some(path) => F::read(path, self.corpus_column, self.read)?.collect::<Result<_>>()?,
+            Some(path) => {
+                let reading = Reading {
+                    column: self.corpus_column,
+                    options: self.read,
+                    kind: None,
+                };
+                F::read(path, reading)?.collect::<Result<_>>()?
+            }
             None => Vec::new(),
         };
         let base = base_of(self.data);
-        let item = |cell| F::Item::from_cell(cell, &base);
+        let item = |cell| F::Item::from_cell(cell, &base, None);
         let rows = rows.into_iter().map(
             |Pair {
                  anchor, positive, ..
              }| (item(anchor), item(positive)),
         );
-        let Relevance {
-            queries,
-            documents,
-            relevant,
-        } = Relevance::new(rows.collect(), further);
-        let sizes = vec![("queries", queries.len()), ("documents", documents.len())];
-        let evaluator = RetrievalEvaluator::new(name.clone(), queries, documents, relevant)?
-            .with_cutoffs(self.cutoffs)?;
+        let mut rows: Vec<(F::Item, F::Item)> = rows.collect();
+        let is_both_ways = text_first(&mut rows);
+        if is_both_ways && !further.is_empty() {
+            let reason = "further documents have one kind, but rows of texts and images are \
+                          searched both ways; leave them out";
+            return Err(Error::argument("corpus", reason));
+        }
+        let evaluator = |rows, further| {
+            let Relevance {
+                queries,
+                documents,
+                relevant,
+            } = Relevance::new(rows, further);
+            RetrievalEvaluator::new(name.clone(), queries, documents, relevant)?
+                .with_cutoffs(self.cutoffs)
+        };
+        if is_both_ways {
+            let reversed = rows
+                .iter()
+                .map(|(text, image)| (image.clone(), text.clone()));
+            let images_to_texts = evaluator(reversed.collect(), Vec::new())?;
+            let texts_to_images = evaluator(rows, Vec::new())?;
+            let sizes = vec![
+                ("texts", texts_to_images.queries().len()),
+                ("images", images_to_texts.queries().len()),
+            ];
+            let kind = Kind::BothWays(Box::new([texts_to_images, images_to_texts]));
+            return Ok(Evaluation { kind, name, sizes });
+        }
+        let evaluator = evaluator(rows, further)?;
+        let sizes = vec![
+            ("queries", evaluator.queries().len()),
+            ("documents", evaluator.corpus().len()),
+        ];
         let kind = Kind::Retrieval(evaluator);
         Ok(Evaluation { kind, name, sizes })
     }
+}
+
+/// Puts the text of rows of a text and an image first, and says whether all rows are of this kind.
+fn text_first<I: Item>(rows: &mut [(I, I)]) -> bool {
+    let kinds = |(a, b): &(I, I)| (a.kind(), b.kind());
+    let (text, image) = (Some(ItemKind::Text), Some(ItemKind::Image));
+    let is_mixed = |row| [(text, image), (image, text)].contains(&kinds(row));
+    let is_all_mixed = !rows.is_empty() && rows.iter().all(is_mixed);
+    if is_all_mixed {
+        for row in rows.iter_mut().filter(|row| row.0.kind() == image) {
+            std::mem::swap(&mut row.0, &mut row.1);
+        }
+    }
+    is_all_mixed
 }
 
 /// Distinct queries and documents in order of their first occurrence, and which belong together.
@@ -273,38 +325,58 @@ impl<I: Item> Evaluation<I> {
         &self,
         embedder: &E,
         device: &Device,
-    ) -> Result<Option<Rankings>> {
+    ) -> Result<Vec<Rankings>> {
         match &self.kind {
-            Kind::Sts(_) => Ok(None),
-            Kind::Retrieval(evaluator) => evaluator.rank(embedder, device).map(Some),
-            Kind::Labelled(evaluator, _) => evaluator.rank(embedder, device).map(Some),
+            Kind::Sts(_) => Ok(Vec::new()),
+            Kind::Retrieval(evaluator) => Ok(vec![evaluator.rank(embedder, device)?]),
+            Kind::BothWays(evaluators) => {
+                // The same items are embedded once.
+                let [texts_to_images, images_to_texts] = &**evaluators;
+                let (texts, images, dim) = texts_to_images.embed(embedder, device)?;
+                Ok(vec![
+                    texts_to_images.rank_embedded(&texts, &images, dim)?,
+                    images_to_texts.rank_embedded(&images, &texts, dim)?,
+                ])
+            }
+            Kind::Labelled(evaluator, _) => Ok(vec![evaluator.rank(embedder, device)?]),
         }
     }
 
     /// The metrics of these rankings, or of scored pairs.
     pub fn measure<E: Embedder<Item = I>>(
         &self,
-        rankings: Option<&Rankings>,
+        rankings: &[Rankings],
         embedder: &E,
         device: &Device,
     ) -> Result<Metrics> {
-        let measured = match (&self.kind, rankings) {
-            (Kind::Retrieval(evaluator), Some(rankings)) => evaluator.measure(rankings)?,
-            (Kind::Labelled(evaluator, _), Some(rankings)) => evaluator.measure(rankings)?,
-            (Kind::Sts(evaluator), _) => evaluator.evaluate(embedder, device)?,
-            (Kind::Retrieval(evaluator), None) => evaluator.evaluate(embedder, device)?,
-            (Kind::Labelled(evaluator, _), None) => evaluator.evaluate(embedder, device)?,
-        };
         let mut metrics = Metrics::default();
-        for (name, value) in measured.iter() {
-            // The share of queries with a hit goes by both names.
-            metrics.insert(name.replace("accuracy@", "hit@"), value);
+        let mut add = |prefix: &str, measured: Metrics| {
+            for (name, value) in measured.iter() {
+                // The share of queries with a hit goes by both names.
+                let name = name.replace("accuracy@", "hit@");
+                metrics.insert(format!("{prefix}{name}"), value);
+            }
+        };
+        match (&self.kind, rankings) {
+            (Kind::Sts(evaluator), _) => add("", evaluator.evaluate(embedder, device)?),
+            (Kind::Retrieval(evaluator), [rankings]) => add("", evaluator.measure(rankings)?),
+            (Kind::Labelled(evaluator, _), [rankings]) => add("", evaluator.measure(rankings)?),
+            (Kind::BothWays(evaluators), rankings) if rankings.len() == WAYS.len() => {
+                for ((way, evaluator), rankings) in WAYS.iter().zip(&**evaluators).zip(rankings) {
+                    add(way, evaluator.measure(rankings)?);
+                }
+            }
+            _ => {
+                let rankings = self.rank(embedder, device)?;
+                return self.measure(&rankings, embedder, device);
+            }
         }
         Ok(metrics)
     }
 
     /// Queries that something belongs to, at most `queries` and spread evenly over all of them, with
-    /// the first `k` items that were found for each; and how many such queries there are.
+    /// the first `k` items that were found for each; and how many such queries there are. Of texts
+    /// and images, the queries are the texts.
     pub fn examples<'a>(
         &'a self,
         rankings: &Rankings,
@@ -314,6 +386,7 @@ impl<I: Item> Evaluation<I> {
         let (items, found, labels): (&[I], &[I], Option<&[String]>) = match &self.kind {
             Kind::Sts(_) => return (Vec::new(), 0),
             Kind::Retrieval(evaluator) => (evaluator.queries(), evaluator.corpus(), None),
+            Kind::BothWays(evaluators) => (evaluators[0].queries(), evaluators[0].corpus(), None),
             Kind::Labelled(evaluator, labels) => {
                 (evaluator.items(), evaluator.items(), Some(labels))
             }
@@ -326,11 +399,13 @@ impl<I: Item> Evaluation<I> {
         let relevant = |query: usize| match &self.kind {
             Kind::Sts(_) => 0,
             Kind::Retrieval(evaluator) => evaluator.relevant()[query].len(),
+            Kind::BothWays(evaluators) => evaluators[0].relevant()[query].len(),
             Kind::Labelled(..) => label(query).map_or(0, |label| sizes[label] - 1),
         };
         let belongs = |query: usize, other: usize| match &self.kind {
             Kind::Sts(_) => false,
             Kind::Retrieval(evaluator) => evaluator.relevant()[query].contains(&other),
+            Kind::BothWays(evaluators) => evaluators[0].relevant()[query].contains(&other),
             Kind::Labelled(..) => label(query) == label(other),
         };
         let usable: Vec<usize> = (0..items.len().min(rankings.len()))
@@ -358,7 +433,7 @@ impl<I: Item, E: Embedder<Item = I>> Evaluator<E> for Evaluation<I> {
     }
 
     fn evaluate(&self, embedder: &E, device: &Device) -> Result<Metrics> {
-        self.measure(None, embedder, device)
+        self.measure(&self.rank(embedder, device)?, embedder, device)
     }
 }
 
@@ -370,7 +445,7 @@ pub fn labelled_items<F: Family>(
 ) -> Result<Vec<(F::Item, String)>> {
     let base = base_of(path);
     let rows = read_labelled(path, &labelled_columns(columns)?, read)?;
-    let item = |cell| F::Item::from_cell(cell, &base);
+    let item = |cell| F::Item::from_cell(cell, &base, None);
     Ok(rows
         .into_iter()
         .map(|row| (item(row.text), row.label))

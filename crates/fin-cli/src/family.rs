@@ -4,29 +4,42 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
+use fin_clip::{ClipEmbedder, ClipItem};
 use fin_cnn::ImageEmbedder;
-use fin_core::image::{image_files, images_by_class, is_image_path};
+use fin_core::image::{RgbImage, image_files, images_by_class, is_image_path, read_image};
 use fin_core::input::{Column, ReadOptions, TextFormat, TextReader};
 use fin_core::{Embedder, Error, Result};
+use fin_pointnet::MeshEmbedder;
+use fin_pointnet::mesh::{Mesh, is_mesh_path, mesh_files, meshes_by_class, render};
 use fin_registry::AnyEmbedder;
 use fin_transformer::TextEmbedder;
 
+/// What an item is, where a model reads more than one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// A text.
+    Text,
+    /// The path of an image file.
+    Image,
+}
+
 /// An item of a model as it stands in files.
 pub trait Item: Clone + Debug + Eq + Hash + Send + Sync + 'static {
-    /// From a cell of a file in the directory `base`.
-    fn from_cell(cell: String, base: &Path) -> Self;
+    /// From a cell of a file in the directory `base`, of the kind that was asked for.
+    fn from_cell(cell: String, base: &Path, kind: Option<Kind>) -> Self;
 
     /// As it is shown and written.
     fn key(&self) -> String;
 
-    /// The file, where it is an image.
-    fn image(&self) -> Option<&Path> {
+    /// What it is, where a model reads more than one kind.
+    fn kind(&self) -> Option<Kind> {
         None
     }
 }
 
 impl Item for String {
-    fn from_cell(cell: String, _: &Path) -> Self {
+    fn from_cell(cell: String, _: &Path, _: Option<Kind>) -> Self {
         cell
     }
 
@@ -36,17 +49,52 @@ impl Item for String {
 }
 
 impl Item for PathBuf {
-    fn from_cell(cell: String, base: &Path) -> Self {
+    fn from_cell(cell: String, base: &Path, _: Option<Kind>) -> Self {
         base.join(cell)
     }
 
     fn key(&self) -> String {
         self.display().to_string()
     }
+}
 
-    fn image(&self) -> Option<&Path> {
-        Some(self)
+impl Item for ClipItem {
+    /// Without a kind, what has the extension of an image is one.
+    fn from_cell(cell: String, base: &Path, kind: Option<Kind>) -> Self {
+        let is_image = match kind {
+            Some(kind) => kind == Kind::Image,
+            None => is_image_path(&cell),
+        };
+        match is_image {
+            true => Self::Image(base.join(cell)),
+            false => Self::Text(cell),
+        }
     }
+
+    fn key(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Image(path) => path.display().to_string(),
+        }
+    }
+
+    fn kind(&self) -> Option<Kind> {
+        Some(match self {
+            Self::Text(_) => Kind::Text,
+            Self::Image(_) => Kind::Image,
+        })
+    }
+}
+
+/// How the items of a file are read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reading<'a> {
+    /// Column that they are in.
+    pub column: Option<&'a Column>,
+    /// What the file is.
+    pub options: ReadOptions,
+    /// What they are.
+    pub kind: Option<Kind>,
 }
 
 /// Items one after the other.
@@ -55,7 +103,7 @@ pub type Items<I> = Box<dyn Iterator<Item = Result<I>>>;
 /// Items with a label each.
 pub type Labelled<I> = Vec<(I, String)>;
 
-/// Models that read one kind of items.
+/// Models that read the same kind of items.
 pub trait Family {
     type Item: Item;
     type Embedder: Embedder<Item = Self::Item> + 'static;
@@ -64,6 +112,8 @@ pub trait Family {
     const NAMES: [&str; 2];
     /// Name of their column in what is written.
     const KEY: &str;
+    /// Whether the items are files.
+    const ARE_FILES: bool;
     /// Items in memory at a time, at most.
     const WINDOW: usize;
 
@@ -71,11 +121,28 @@ pub trait Family {
     fn of(model: AnyEmbedder) -> Result<Self::Embedder>;
 
     /// The items of a file, a directory or a pattern.
-    fn read(path: &Path, column: Option<&Column>, read: ReadOptions) -> Result<Items<Self::Item>>;
+    fn read(path: &Path, reading: Reading<'_>) -> Result<Items<Self::Item>>;
 
     /// Items with a class each, of a directory; `None` where these items are not files.
     fn by_class(directory: &Path) -> Option<Result<Labelled<Self::Item>>>;
+
+    /// What an item looks like; `None` for texts and for what cannot be read.
+    fn picture(item: &Self::Item, max_pixels: u64) -> Option<RgbImage>;
 }
+
+/// Calls a function that is generic over [`Family`] with the family of a modality, as in
+/// `for_family!(modality, run_with(args, registry))`.
+macro_rules! for_family {
+    ($modality:expr, $function:ident($($argument:expr),*)) => {
+        match $modality {
+            fin_registry::Modality::Text => $function::<$crate::family::Texts>($($argument),*),
+            fin_registry::Modality::Image => $function::<$crate::family::Images>($($argument),*),
+            fin_registry::Modality::TextImage => $function::<$crate::family::TextsAndImages>($($argument),*),
+            fin_registry::Modality::Mesh => $function::<$crate::family::Meshes>($($argument),*),
+        }
+    };
+}
+pub(crate) use for_family;
 
 pub struct Texts;
 
@@ -85,6 +152,7 @@ impl Family for Texts {
 
     const NAMES: [&str; 2] = ["text", "texts"];
     const KEY: &str = "text";
+    const ARE_FILES: bool = false;
     const WINDOW: usize = 4096;
 
     fn of(model: AnyEmbedder) -> Result<TextEmbedder> {
@@ -94,11 +162,20 @@ impl Family for Texts {
         }
     }
 
-    fn read(path: &Path, column: Option<&Column>, read: ReadOptions) -> Result<Items<String>> {
-        Ok(Box::new(TextReader::open(path, column, read)?))
+    fn read(path: &Path, reading: Reading<'_>) -> Result<Items<String>> {
+        let reading = only(Kind::Text, reading)?;
+        Ok(Box::new(TextReader::open(
+            path,
+            reading.column,
+            reading.options,
+        )?))
     }
 
     fn by_class(_: &Path) -> Option<Result<Labelled<String>>> {
+        None
+    }
+
+    fn picture(_: &String, _: u64) -> Option<RgbImage> {
         None
     }
 }
@@ -111,6 +188,7 @@ impl Family for Images {
 
     const NAMES: [&str; 2] = ["image", "images"];
     const KEY: &str = "path";
+    const ARE_FILES: bool = true;
     const WINDOW: usize = 1024;
 
     fn of(model: AnyEmbedder) -> Result<ImageEmbedder> {
@@ -120,32 +198,161 @@ impl Family for Images {
         }
     }
 
-    /// A directory, an image file, a pattern with `*`, `?` or `[`, or a file of paths, which are
-    /// relative to the directory that it is in.
-    fn read(path: &Path, column: Option<&Column>, read: ReadOptions) -> Result<Items<PathBuf>> {
-        if path.is_dir() {
-            return Ok(all(image_files(path)?));
+    fn read(path: &Path, reading: Reading<'_>) -> Result<Items<PathBuf>> {
+        let reading = only(Kind::Image, reading)?;
+        match found_files(path, |path| is_image_path(path), |path| image_files(path))? {
+            Some(files) => Ok(Box::new(files.into_iter().map(Ok))),
+            None => listed_files(path, &["path", "image", "file"], reading),
         }
-        if is_image_path(path) && path.exists() {
-            return Ok(all(vec![path.to_path_buf()]));
-        }
-        let pattern = path.to_str().filter(|text| text.contains(['*', '?', '[']));
-        if let Some(pattern) = pattern.filter(|_| !path.exists()) {
-            return Ok(all(matching(pattern)?));
-        }
-        if is_image_path(path) {
-            return Err(Error::io(path, "open")(std::io::ErrorKind::NotFound.into()));
-        }
-        let base = base_of(path);
-        let cells = read_cells(path, column, read)?;
-        Ok(Box::new(
-            cells.map(move |cell| Ok(PathBuf::from_cell(cell?, &base))),
-        ))
     }
 
     fn by_class(directory: &Path) -> Option<Result<Labelled<PathBuf>>> {
         directory.is_dir().then(|| images_by_class(directory))
     }
+
+    fn picture(item: &PathBuf, max_pixels: u64) -> Option<RgbImage> {
+        read_image(item, max_pixels).ok()
+    }
+}
+
+pub struct Meshes;
+
+impl Family for Meshes {
+    type Item = PathBuf;
+    type Embedder = MeshEmbedder;
+
+    const NAMES: [&str; 2] = ["mesh", "meshes"];
+    const KEY: &str = "path";
+    const ARE_FILES: bool = true;
+    const WINDOW: usize = 256;
+
+    fn of(model: AnyEmbedder) -> Result<MeshEmbedder> {
+        match model {
+            AnyEmbedder::Mesh(embedder) => Ok(*embedder),
+            other => other.mesh().cloned(),
+        }
+    }
+
+    fn read(path: &Path, reading: Reading<'_>) -> Result<Items<PathBuf>> {
+        if reading.kind.is_some() {
+            return Err(one_kind());
+        }
+        match found_files(path, |path| is_mesh_path(path), |path| mesh_files(path))? {
+            Some(files) => Ok(Box::new(files.into_iter().map(Ok))),
+            None => listed_files(path, &["path", "mesh", "file"], reading),
+        }
+    }
+
+    fn by_class(directory: &Path) -> Option<Result<Labelled<PathBuf>>> {
+        directory.is_dir().then(|| meshes_by_class(directory))
+    }
+
+    fn picture(item: &PathBuf, _: u64) -> Option<RgbImage> {
+        const SIDE: usize = 192;
+        let pixels = render(&Mesh::open(item).ok()?, SIDE);
+        RgbImage::new(SIDE, SIDE, pixels)
+    }
+}
+
+/// Texts and images, which one model compares with each other.
+pub struct TextsAndImages;
+
+impl Family for TextsAndImages {
+    type Item = ClipItem;
+    type Embedder = ClipEmbedder;
+
+    const NAMES: [&str; 2] = ["item", "items"];
+    const KEY: &str = "item";
+    const ARE_FILES: bool = false;
+    const WINDOW: usize = 1024;
+
+    fn of(model: AnyEmbedder) -> Result<ClipEmbedder> {
+        match model {
+            AnyEmbedder::Clip(embedder) => Ok(*embedder),
+            other => other.clip().cloned(),
+        }
+    }
+
+    /// Images as [`Images`] reads them; a file's cells are texts but for those that are paths of
+    /// images.
+    fn read(path: &Path, reading: Reading<'_>) -> Result<Items<ClipItem>> {
+        if reading.kind != Some(Kind::Text)
+            && let Some(files) =
+                found_files(path, |path| is_image_path(path), |path| image_files(path))?
+        {
+            return Ok(Box::new(
+                files.into_iter().map(|path| Ok(ClipItem::Image(path))),
+            ));
+        }
+        if reading.kind == Some(Kind::Image) {
+            let files = listed_files(path, &["path", "image", "file"], reading)?;
+            return Ok(Box::new(files.map(|path| Ok(ClipItem::Image(path?)))));
+        }
+        let base = base_of(path);
+        let cells = TextReader::open(path, reading.column, reading.options)?;
+        Ok(Box::new(cells.map(move |cell| {
+            Ok(ClipItem::from_cell(cell?, &base, reading.kind))
+        })))
+    }
+
+    fn by_class(directory: &Path) -> Option<Result<Labelled<ClipItem>>> {
+        let image = |(path, class)| (ClipItem::Image(path), class);
+        let found = directory.is_dir().then(|| images_by_class(directory))?;
+        Some(found.map(|found| found.into_iter().map(image).collect()))
+    }
+
+    fn picture(item: &ClipItem, max_pixels: u64) -> Option<RgbImage> {
+        match item {
+            ClipItem::Text(_) => None,
+            ClipItem::Image(path) => Images::picture(path, max_pixels),
+        }
+    }
+}
+
+/// The same, where the kind that was asked for is the only one that the model reads.
+fn only(kind: Kind, reading: Reading<'_>) -> Result<Reading<'_>> {
+    match reading.kind {
+        Some(other) if other != kind => Err(one_kind()),
+        _ => Ok(reading),
+    }
+}
+
+fn one_kind() -> Error {
+    let reason = "is for models of texts and images; this one reads one kind; leave it out";
+    Error::argument("modality", reason)
+}
+
+/// The files of a directory, of a pattern with `*`, `?` or `[`, or the file itself where `is_item`
+/// says that it is one.
+fn found_files(
+    path: &Path,
+    is_item: impl Fn(&Path) -> bool,
+    in_directory: impl Fn(&Path) -> Result<Vec<PathBuf>>,
+) -> Result<Option<Vec<PathBuf>>> {
+    if path.is_dir() {
+        return in_directory(path).map(Some);
+    }
+    if is_item(path) && path.exists() {
+        return Ok(Some(vec![path.to_path_buf()]));
+    }
+    let pattern = path.to_str().filter(|text| text.contains(['*', '?', '[']));
+    if let Some(pattern) = pattern.filter(|_| !path.exists()) {
+        return matching(pattern).map(Some);
+    }
+    if is_item(path) {
+        return Err(Error::io(path, "open")(std::io::ErrorKind::NotFound.into()));
+    }
+    Ok(None)
+}
+
+/// The paths in a file, which are relative to the directory that it is in. Without a column it is
+/// the first of `columns` that there is, or the only one.
+fn listed_files(path: &Path, columns: &[&str], reading: Reading<'_>) -> Result<Items<PathBuf>> {
+    let base = base_of(path);
+    let cells = read_cells(path, columns, reading)?;
+    Ok(Box::new(cells.map(move |cell| {
+        Ok(PathBuf::from_cell(cell?, &base, None))
+    })))
 }
 
 /// The directory that cells of a file are relative to; for stdin it is the current one.
@@ -153,19 +360,13 @@ pub fn base_of(path: &Path) -> PathBuf {
     path.parent().unwrap_or(Path::new("")).to_path_buf()
 }
 
-fn all(paths: Vec<PathBuf>) -> Items<PathBuf> {
-    Box::new(paths.into_iter().map(Ok))
-}
-
-/// Names of the column of paths, where none is chosen.
-const PATH_COLUMNS: [&str; 3] = ["path", "image", "file"];
-
-fn read_cells(path: &Path, column: Option<&Column>, read: ReadOptions) -> Result<TextReader> {
+fn read_cells(path: &Path, columns: &[&str], reading: Reading<'_>) -> Result<TextReader> {
+    let (column, read) = (reading.column, reading.options);
     let has_columns = path != Path::new("-")
         && read.format.or(TextFormat::from_path(path).ok()) != Some(TextFormat::Txt);
     if column.is_none() && has_columns {
-        for name in PATH_COLUMNS {
-            match TextReader::open(path, Some(&Column::from(name)), read) {
+        for name in columns {
+            match TextReader::open(path, Some(&Column::from(*name)), read) {
                 Err(Error::Column { .. } | Error::Row { .. }) => {}
                 other => return other,
             }
@@ -197,7 +398,7 @@ mod tests {
     use super::*;
 
     fn images(path: &Path) -> Vec<String> {
-        let found = Images::read(path, None, ReadOptions::default()).unwrap();
+        let found = Images::read(path, Reading::default()).unwrap();
         found.map(|item| item.unwrap().key()).collect()
     }
 
@@ -231,9 +432,7 @@ mod tests {
             ("no", "no"),
         ] {
             let path = root.join(name);
-            let error = Images::read(&path, None, ReadOptions::default())
-                .err()
-                .unwrap();
+            let error = Images::read(&path, Reading::default()).err().unwrap();
             assert!(error.to_string().contains(part), "{error}");
         }
     }

@@ -19,7 +19,7 @@ use fin_registry::{Catalogue, Registry};
 
 use crate::report::{Failure, note};
 
-/// Turn texts and images into vectors, search with them, and fine-tune the models that make them.
+/// Turn texts, images and meshes into vectors, search with them, and fine-tune the models that make them.
 ///
 /// A model is a name in the catalogue (`fin models`), a directory in the format of Hugging Face or
 /// sentence-transformers, or one that fin wrote. The files of a name are downloaded when they are first needed. Results
@@ -48,7 +48,9 @@ Examples:
   fin fit --model all-minilm-l6-v2 --train train.csv --eval eval.csv \\
       --loss multiple_negatives_ranking --epochs 3 --output tuned
   fin eval --model ./tuned --data eval.csv --task retrieval
-  fin search --corpus photos/ --model resnet-base --query pier.jpg";
+  fin search --corpus photos/ --model resnet-base --query pier.jpg
+  fin search --corpus photos/ --model clip-base-en --query 'a boat at a pier'
+  fin classify pier.jpg --model clip-base-en --labels boat,car,tree";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -56,8 +58,10 @@ enum Command {
     #[command(name = "convert-weights")]
     Convert(commands::convert::ConvertArgs),
     Download(commands::download::DownloadArgs),
+    Init(commands::init::InitArgs),
     Encode(commands::encode::EncodeArgs),
     Search(commands::search::SearchArgs),
+    Classify(commands::classify::ClassifyArgs),
     Eval(commands::eval::EvalArgs),
     Fit(Box<commands::fit::FitArgs>),
 }
@@ -76,8 +80,10 @@ fn main() -> ExitCode {
             Command::Models(args) => commands::models::run(&args, &registry),
             Command::Convert(args) => commands::convert::run(&args, &registry),
             Command::Download(args) => commands::download::run(&args, &registry),
+            Command::Init(args) => commands::init::run(&args, &registry),
             Command::Encode(args) => commands::encode::run(&args, &registry),
             Command::Search(args) => commands::search::run(&args, &registry),
+            Command::Classify(args) => commands::classify::run(&args, &registry),
             Command::Eval(args) => commands::eval::run(&args, &registry),
             Command::Fit(args) => commands::fit::run(&args, &registry),
         }

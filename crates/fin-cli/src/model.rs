@@ -42,7 +42,8 @@ impl<F: Family> OpenModel<F> {
         report::note_model(&model);
         let max_length = match &model.embedder {
             AnyEmbedder::Text(embedder) => Some(embedder.tokenizer().max_length()),
-            AnyEmbedder::Image(_) => None,
+            AnyEmbedder::Clip(embedder) => Some(embedder.max_length()),
+            AnyEmbedder::Image(_) | AnyEmbedder::Mesh(_) => None,
         };
         Ok(Self {
             output_dim: model.output_dim(),

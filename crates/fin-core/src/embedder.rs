@@ -89,6 +89,11 @@ pub trait Embedder: Clone + Send {
         usize::MAX
     }
 
+    /// [`Embedder::window`] for these items, where they are of more than one kind.
+    fn window_for(&self, _items: &[Self::Item]) -> usize {
+        self.window()
+    }
+
     /// [`Embedder::preprocess`] for training, where items are seen more than once: it may keep less
     /// than what a batch needs and leave the rest to [`Embedder::collate_training`], or compute
     /// ahead on `device` what training does not change.
@@ -254,7 +259,7 @@ pub fn encode<E: Embedder>(
     post: PostProcess,
     progress: impl FnMut(usize),
 ) -> Result<Embeddings> {
-    if items.len() <= embedder.window() {
+    if items.len() <= embedder.window_for(items) {
         let encoded = embedder.preprocess(items)?;
         return encode_preprocessed(embedder, &encoded, device, limits, post, progress);
     }
@@ -312,7 +317,7 @@ fn encode_windows<E: Embedder, P: Send>(
     preprocess: impl Fn(&E, &[E::Item]) -> P + Send,
     mut outcome: impl FnMut(P, usize, &mut Vec<Rejected>) -> Result<Vec<E::Encoded>>,
 ) -> Result<(Embeddings, Vec<Rejected>)> {
-    let window = embedder.window().max(1);
+    let window = embedder.window_for(items).max(1);
     let mut all = Embeddings {
         values: Vec::new(),
         dim: post.output_dim(embedder.inference_network().output_dim())?,

@@ -1,1 +1,3 @@
 //! PointNet++ embedding models of meshes and point clouds.
+
+pub mod mesh;

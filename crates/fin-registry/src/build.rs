@@ -4,13 +4,15 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use fin_clip::{ClipEmbedder, ClipOptions};
 use fin_cnn::{Architecture as Network, CONFIG_FILE, ImageEmbedder, ImageOptions, ModelConfig};
 use fin_core::image::Augmentation;
 use fin_core::{BatchLimits, DeviceSpec, Embedder, EmbeddingNetwork, Embeddings, Error, Result};
+use fin_pointnet::{MeshEmbedder, MeshOptions, PointAugmentation};
 use fin_transformer::{TextEmbedder, TextOptions};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::catalogue::{Architecture, Catalogue, ModelRow};
+use crate::catalogue::{Architecture, Catalogue, ModelRow, Preprocessing, Task};
 use crate::embedder::AnyEmbedder;
 use crate::locations::Locations;
 
@@ -26,10 +28,10 @@ use crate::locations::Locations;
 pub struct ModelOptions {
     /// Where to compute.
     pub device: DeviceSpec,
-    /// How much is computed at a time by [`Model::encode_text`] and [`Model::encode_image`].
+    /// How much is computed at a time by [`Model::encode_text`] and its like.
     pub limits: BatchLimits,
-    /// Pooling instead of the model's: what [`fin_transformer::TextPooling`] or
-    /// [`fin_core::MapPooling`] is parsed from.
+    /// Pooling instead of the model's: what [`fin_transformer::TextPooling`],
+    /// [`fin_core::MapPooling`] or [`fin_pointnet::PointOutput`] is parsed from.
     pub pooling: Option<String>,
     /// Whether embeddings are scaled to unit length, instead of what the model says.
     pub normalize: Option<bool>,
@@ -50,18 +52,69 @@ pub struct ModelOptions {
     pub max_pixels: Option<u64>,
     /// Random changes to the images of training.
     pub augmentation: Option<Augmentation>,
+    /// Points that are sampled of a mesh, instead of the model's number.
+    pub points: Option<usize>,
+    /// Random changes to the points of training.
+    pub point_augmentation: Option<PointAugmentation>,
+    /// Towers of a model of texts and images that are kept as they are in training (Zhai et al.
+    /// 2022, "LiT").
+    pub lock: Vec<Tower>,
+    /// Parameters that are kept as they are in training, by patterns of their upstream names; of
+    /// models of texts and images.
+    pub freeze_patterns: Vec<String>,
+}
+
+/// A tower of a model of texts and images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tower {
+    /// The encoder of texts.
+    Text,
+    /// The encoder of images.
+    Image,
 }
 
 impl ModelOptions {
+    /// Refuses what says nothing to a model that reads `modality`.
+    fn check(&self, modality: Modality) -> Result<()> {
+        use Modality::{Image, Mesh, Text, TextImage};
+        let options: [(&str, bool, &[Modality]); 11] = [
+            ("pooling", self.pooling.is_some(), &[Text, Image, Mesh]),
+            (
+                "output-dim",
+                self.output_dim.is_some(),
+                &[Text, Image, Mesh],
+            ),
+            ("freeze", self.freeze, &[Text, Image, Mesh]),
+            ("max-length", self.max_length.is_some(), &[Text, TextImage]),
+            ("prompt", self.prompt.is_some(), &[Text]),
+            ("image-size", self.image_size.is_some(), &[Image, TextImage]),
+            ("max-pixels", self.max_pixels.is_some(), &[Image, TextImage]),
+            (
+                "augment",
+                self.augmentation.is_some() || self.point_augmentation.is_some(),
+                &[Image, TextImage, Mesh],
+            ),
+            ("points", self.points.is_some(), &[Mesh]),
+            ("lock", !self.lock.is_empty(), &[TextImage]),
+            (
+                "freeze-pattern",
+                !self.freeze_patterns.is_empty(),
+                &[TextImage],
+            ),
+        ];
+        let meaningless =
+            |(_, given, of): &&(&str, bool, &[Modality])| *given && !of.contains(&modality);
+        match options.iter().find(meaningless) {
+            Some((name, ..)) => {
+                let reason = format!("means nothing to a model of {modality}; leave it out");
+                Err(Error::argument(*name, reason))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn text(&self) -> Result<TextOptions> {
-        refuse(
-            "text",
-            [
-                ("image-size", self.image_size.is_some()),
-                ("max-pixels", self.max_pixels.is_some()),
-                ("augment", self.augmentation.is_some()),
-            ],
-        )?;
         Ok(TextOptions {
             pooling: self.pooling.as_deref().map(str::parse).transpose()?,
             normalize: self.normalize,
@@ -74,13 +127,6 @@ impl ModelOptions {
     }
 
     fn image(&self) -> Result<ImageOptions> {
-        refuse(
-            "image",
-            [
-                ("max-length", self.max_length.is_some()),
-                ("prompt", self.prompt.is_some()),
-            ],
-        )?;
         Ok(ImageOptions {
             pooling: self.pooling.as_deref().map(str::parse).transpose()?,
             normalize: self.normalize,
@@ -92,17 +138,42 @@ impl ModelOptions {
             check: self.check,
         })
     }
+
+    fn clip(&self) -> Result<ClipOptions> {
+        Ok(ClipOptions {
+            normalize: self.normalize,
+            max_length: self.max_length,
+            image_size: self.image_size,
+            max_pixels: self.max_pixels,
+            augmentation: self.augmentation,
+            lock_text: self.lock.contains(&Tower::Text),
+            lock_image: self.lock.contains(&Tower::Image),
+            freeze: self.freeze_patterns.clone(),
+            check: self.check,
+            ..ClipOptions::default()
+        })
+    }
+
+    fn mesh(&self) -> Result<MeshOptions> {
+        Ok(MeshOptions {
+            output: self.pooling.as_deref().map(str::parse).transpose()?,
+            points: self.points,
+            normalize: self.normalize,
+            output_dim: self.output_dim,
+            augmentation: self.point_augmentation,
+            freeze: self.freeze,
+            check: self.check,
+            ..MeshOptions::default()
+        })
+    }
 }
 
-/// Refuses options that say nothing to a model of this kind.
-fn refuse<const N: usize>(kind: &str, options: [(&str, bool); N]) -> Result<()> {
-    match options.iter().find(|(_, given)| *given) {
-        Some((name, _)) => {
-            let reason = format!("means nothing to a model of {kind}s; leave it out");
-            Err(Error::argument(*name, reason))
-        }
-        None => Ok(()),
-    }
+/// The options of a family.
+enum FamilyOptions {
+    Text(TextOptions),
+    Image(ImageOptions),
+    TextImage(ClipOptions),
+    Mesh(MeshOptions),
 }
 
 /// An open model.
@@ -158,6 +229,23 @@ impl Model {
     /// [`Error::Argument`] where the model reads something else; those of [`fin_core::encode`].
     pub fn encode_image(&self, paths: &[PathBuf]) -> Result<Embeddings> {
         self.embedder.encode_image(paths, &self.device, self.limits)
+    }
+
+    /// Embeds files of meshes or point clouds, in order.
+    ///
+    /// ```no_run
+    /// use fin_registry::{ModelOptions, build_model};
+    ///
+    /// let model = build_model("pointnet-base", &ModelOptions::default())?;
+    /// let embeddings = model.encode_mesh(&["teapot.obj".into(), "cow.ply".into()])?;
+    /// assert_eq!(embeddings.dim, 512);
+    /// # Ok::<(), fin_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the model reads something else; those of [`fin_core::encode`].
+    pub fn encode_mesh(&self, paths: &[PathBuf]) -> Result<Embeddings> {
+        self.embedder.encode_mesh(paths, &self.device, self.limits)
     }
 }
 
@@ -241,15 +329,15 @@ impl Registry {
     /// that it is of a family that is not known here.
     pub fn modality(&self, name_or_dir: &str) -> Result<Modality> {
         let path = Path::new(name_or_dir);
-        let is_image = if name_or_dir.contains(std::path::is_separator) || path.is_dir() {
-            is_image(path)?
-        } else {
-            self.catalogue.find(name_or_dir)?.architecture == Architecture::Cnn
-        };
-        Ok(if is_image {
-            Modality::Image
-        } else {
-            Modality::Text
+        if name_or_dir.contains(std::path::is_separator) || path.is_dir() {
+            return modality_of(path);
+        }
+        let row = self.catalogue.find(name_or_dir)?;
+        Ok(match (row.architecture, row.task) {
+            (Architecture::Cnn, _) => Modality::Image,
+            (Architecture::Pointnet, _) => Modality::Mesh,
+            (Architecture::Transformer, Task::TextToImage) => Modality::TextImage,
+            (Architecture::Transformer, _) => Modality::Text,
         })
     }
 
@@ -260,25 +348,43 @@ impl Registry {
     /// [`Error::Argument`] where an option means nothing to it.
     pub fn build_model(&self, name_or_dir: &str, options: &ModelOptions) -> Result<Model> {
         let device = options.device.open()?;
-        let modality = self.modality(name_or_dir)?;
         // Options that mean nothing are found before anything is downloaded.
-        let (text, image) = match modality {
-            Modality::Text => (options.text()?, ImageOptions::default()),
-            Modality::Image => (TextOptions::default(), options.image()?),
+        let modality = self.modality(name_or_dir)?;
+        options.check(modality)?;
+        let family = match modality {
+            Modality::Text => FamilyOptions::Text(options.text()?),
+            Modality::Image => FamilyOptions::Image(options.image()?),
+            Modality::TextImage => FamilyOptions::TextImage(options.clip()?),
+            Modality::Mesh => FamilyOptions::Mesh(options.mesh()?),
         };
         let (path, row) = self.locate(name_or_dir)?;
-        let (embedder, contradictions) = if modality == Modality::Image {
-            let embedder = open_image(&path, row, &image, &device)?;
-            let found = row.map(|row| image_contradictions(row, options, &embedder));
-            (AnyEmbedder::Image(Box::new(embedder)), found)
-        } else {
-            let mut text = text;
-            if let Some(row) = row {
-                default_to(row, &path, &mut text);
+        let (embedder, contradictions) = match family {
+            FamilyOptions::Text(mut text) => {
+                if let Some(row) = row {
+                    default_to(row, &path, &mut text);
+                }
+                let embedder = TextEmbedder::open(&path, &text, &device)?;
+                let found = row.map(|row| contradictions(row, options, &embedder));
+                (AnyEmbedder::Text(Box::new(embedder)), found)
             }
-            let embedder = TextEmbedder::open(&path, &text, &device)?;
-            let found = row.map(|row| contradictions(row, options, &embedder));
-            (AnyEmbedder::Text(Box::new(embedder)), found)
+            FamilyOptions::Image(image) => {
+                let embedder = open_image(&path, row, &image, &device)?;
+                let found = row.map(|row| image_contradictions(row, options, &embedder));
+                (AnyEmbedder::Image(Box::new(embedder)), found)
+            }
+            FamilyOptions::TextImage(clip) => {
+                let mut embedder = ClipEmbedder::open(&path, &clip, &device)?;
+                if let Some(row) = row {
+                    embedder = embedder.with_origin(&row.source, &row.licence);
+                }
+                let found = row.map(|row| clip_contradictions(row, options, &embedder));
+                (AnyEmbedder::Clip(Box::new(embedder)), found)
+            }
+            FamilyOptions::Mesh(mesh) => {
+                let embedder = open_mesh(&path, row, &mesh, &device)?;
+                let found = row.map(|row| mesh_contradictions(row, options, &embedder));
+                (AnyEmbedder::Mesh(Box::new(embedder)), found)
+            }
         };
         Ok(Model {
             embedder,
@@ -290,6 +396,55 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Makes a model with random weights, which depend on `seed` and the device: a model of meshes by
+    /// its name, or one of texts and images from a directory with its configuration and tokenizer,
+    /// whose weights, if any, are not read.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for models of other kinds, which are made from published weights; those of
+    /// [`Registry::build_model`].
+    pub fn init_model(
+        &self,
+        name_or_dir: &str,
+        options: &ModelOptions,
+        seed: u64,
+    ) -> Result<Model> {
+        let device = options.device.open()?;
+        let modality = self.modality(name_or_dir)?;
+        options.check(modality)?;
+        let is_path =
+            name_or_dir.contains(std::path::is_separator) || Path::new(name_or_dir).is_dir();
+        device.seed(seed);
+        let (embedder, row) = match modality {
+            Modality::TextImage if is_path => {
+                let embedder = ClipEmbedder::init(name_or_dir, &options.clip()?, &device)?;
+                (AnyEmbedder::Clip(Box::new(embedder)), None)
+            }
+            Modality::Mesh if !is_path => {
+                let row = self.catalogue.find(name_or_dir)?;
+                let embedder = MeshEmbedder::init(&mesh_config(row)?, &options.mesh()?, &device)?;
+                (AnyEmbedder::Mesh(Box::new(embedder)), Some(row.clone()))
+            }
+            _ => {
+                let reason = format!(
+                    "`{name_or_dir}` is a model of {modality}, which is made from published \
+                     weights; without training there are models of meshes by name, and of texts \
+                     and images from a directory with their configuration"
+                );
+                return Err(Error::argument("model", reason));
+            }
+        };
+        Ok(Model {
+            embedder,
+            device,
+            limits: options.limits,
+            row,
+            contradictions: Vec::new(),
+        })
+    }
+}
+
 /// What a model reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Modality {
@@ -297,10 +452,25 @@ pub enum Modality {
     Text,
     /// Image files.
     Image,
+    /// Texts and image files, compared with each other.
+    TextImage,
+    /// Files of meshes and point clouds.
+    Mesh,
 }
 
-/// Whether a directory says of itself that it holds an image model.
-fn is_image(directory: &Path) -> Result<bool> {
+impl fmt::Display for Modality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "texts",
+            Self::Image => "images",
+            Self::TextImage => "texts and images",
+            Self::Mesh => "meshes",
+        })
+    }
+}
+
+/// What a directory says of itself that its model reads.
+fn modality_of(directory: &Path) -> Result<Modality> {
     #[derive(Deserialize)]
     struct Kind {
         family: Option<String>,
@@ -310,20 +480,60 @@ fn is_image(directory: &Path) -> Result<bool> {
         return Err(Error::io(directory, "open the model directory")(missing));
     }
     let path = directory.join(CONFIG_FILE);
-    if !path.is_file() {
-        return Ok(false);
-    }
-    let kind: Kind = fin_core::json::read(&path)?;
+    let kind: Kind = match path.is_file() {
+        true => fin_core::json::read(&path)?,
+        false => Kind { family: None },
+    };
     match kind.family.as_deref() {
-        Some("cnn") => Ok(true),
-        // Directories of earlier versions say nothing.
-        Some("transformer") | None => Ok(false),
+        Some("cnn") => Ok(Modality::Image),
+        Some("clip") => Ok(Modality::TextImage),
+        Some("pointnet") => Ok(Modality::Mesh),
+        Some("transformer") => Ok(Modality::Text),
+        // Directories of earlier versions and of upstream say nothing.
+        None if fin_clip::is_clip_directory(directory)? => Ok(Modality::TextImage),
+        None => Ok(Modality::Text),
         Some(other) => Err(Error::config(
             &path,
             "family",
-            format!("`{other}` is not known here; accepted: cnn, transformer"),
+            format!("`{other}` is not known here; accepted: transformer, cnn, clip, pointnet"),
         )),
     }
+}
+
+/// Opens what [`Registry::locate`] found of a model of meshes.
+fn open_mesh(
+    path: &Path,
+    row: Option<&ModelRow>,
+    options: &MeshOptions,
+    device: &Device,
+) -> Result<MeshEmbedder> {
+    match row {
+        Some(row) if path.is_file() || !path.join(CONFIG_FILE).is_file() => {
+            let weights = weights_of(path, row)?;
+            let config = mesh_config(row)?;
+            Ok(
+                MeshEmbedder::open_checkpoint(&weights, &config, options, device)?
+                    .with_origin(&row.source, &row.licence),
+            )
+        }
+        _ => MeshEmbedder::open(path, options, device),
+    }
+}
+
+/// What a row says of its point network.
+pub(crate) fn mesh_config(row: &ModelRow) -> Result<fin_pointnet::ModelConfig> {
+    let (Some(network), Preprocessing::Points { points }) = (&row.network, &row.preprocessing)
+    else {
+        let reason = format!(
+            "the catalogue's row of `{}` does not say its network",
+            row.name
+        );
+        return Err(Error::argument("model", reason));
+    };
+    let mut config = fin_pointnet::ModelConfig::preset(network, false)?;
+    config.points = *points;
+    config.normalize = row.normalize;
+    Ok(config)
 }
 
 /// Opens what [`Registry::locate`] found of an image model.
@@ -485,6 +695,65 @@ fn image_contradictions(
         let text = |transform| serde_json::to_string(transform).unwrap_or_default();
         let (said, built) = (text(said), text(&config.preprocessing));
         found.extend(differing([("preprocessing", said, built)]));
+    }
+    found
+}
+
+/// The same for a model of texts and images.
+fn clip_contradictions(
+    row: &ModelRow,
+    options: &ModelOptions,
+    embedder: &ClipEmbedder,
+) -> Vec<Contradiction> {
+    let built = embedder.network().output_dim();
+    let mut found: Vec<_> = differing([
+        (
+            "dialect",
+            row.dialect.clone(),
+            embedder.dialect().name().into(),
+        ),
+        ("output_dim", row.output_dim.to_string(), built.to_string()),
+    ])
+    .collect();
+    if let (None, Some(said)) = (options.max_length, row.max_length) {
+        let built = embedder.max_length();
+        found.extend(differing([(
+            "max_length",
+            said.to_string(),
+            built.to_string(),
+        )]));
+    }
+    if options.image_size.is_none()
+        && let Some(said) = row.preprocessing.image()
+        && *said != embedder.config().preprocessing.transform
+    {
+        let text = |transform| serde_json::to_string(transform).unwrap_or_default();
+        let built = text(&embedder.config().preprocessing.transform);
+        let said = text(said);
+        found.extend(differing([("preprocessing", said, built)]));
+    }
+    found
+}
+
+/// The same for a model of meshes.
+fn mesh_contradictions(
+    row: &ModelRow,
+    options: &ModelOptions,
+    embedder: &MeshEmbedder,
+) -> Vec<Contradiction> {
+    let config = embedder.config();
+    let mut found = Vec::new();
+    if options.output_dim.is_none() && options.pooling.is_none() {
+        let built = embedder.network().output_dim();
+        found.extend(differing([(
+            "output_dim",
+            row.output_dim.to_string(),
+            built.to_string(),
+        )]));
+    }
+    if let (None, Preprocessing::Points { points }) = (options.points, &row.preprocessing) {
+        let (said, built) = (points.to_string(), config.points.to_string());
+        found.extend(differing([("points", said, built)]));
     }
     found
 }

@@ -84,7 +84,7 @@ pub struct ModelRow {
     /// Family of the network.
     pub architecture: Architecture,
     /// Which network of the family, where the checkpoint does not say it itself: a name of
-    /// [`fin_cnn::Architecture::names`].
+    /// [`fin_cnn::Architecture::names`], or `pointnet2_ssg` or `pointnet2_msg`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
     /// One line.
@@ -107,11 +107,12 @@ pub struct ModelRow {
     /// Licence of the weights, as an SPDX expression.
     pub licence: String,
     /// Whose names the checkpoint's keys have: the `model_type` of a text model's configuration, a
-    /// name of [`fin_cnn::Dialect`].
+    /// name of [`fin_cnn::Dialect`] or of [`fin_clip::Dialect`].
     pub dialect: String,
     /// What is done to an item before the network.
     pub preprocessing: Preprocessing,
-    /// Pooling, where the model's directory does not say it in `modules.json` or `fin.json`.
+    /// Pooling, where the model's directory does not say it in `modules.json` or `fin.json`; of a
+    /// model of texts and images, that of its image tower.
     pub pooling: Pooling,
     /// Whether embeddings have unit length, where the model's directory does not say it.
     pub normalize: bool,
@@ -156,6 +157,28 @@ pub enum Preprocessing {
     Unigram,
     /// Pixels, resized, cropped and scaled.
     Image(ImageTransform),
+    /// Tokens for texts and pixels for images, as CLIP has them.
+    TextImage {
+        /// Tokens of texts.
+        tokens: Tokens,
+        /// Pixels of images.
+        image: ImageTransform,
+    },
+    /// Points sampled on the surface of a mesh, centred and scaled to the unit sphere.
+    Points {
+        /// Number of points.
+        points: usize,
+    },
+}
+
+/// Tokens of models of texts and images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tokens {
+    /// CLIP's byte-pair tokens of lower-case text (Radford et al. 2021, section 2.4).
+    BytePair,
+    /// SentencePiece's unigram tokens.
+    Unigram,
 }
 
 impl Preprocessing {
@@ -163,7 +186,8 @@ impl Preprocessing {
     pub fn image(&self) -> Option<&ImageTransform> {
         match self {
             Self::Image(transform) => Some(transform),
-            Self::WordPiece { .. } | Self::Unigram => None,
+            Self::TextImage { image, .. } => Some(image),
+            Self::WordPiece { .. } | Self::Unigram | Self::Points { .. } => None,
         }
     }
 }
@@ -368,13 +392,20 @@ impl ModelRow {
             let reason = format!("{} is not a usable length", self.output_dim);
             return Err(("output_dim", reason));
         }
-        match self.architecture {
-            Architecture::Transformer => self.check_text(),
-            Architecture::Cnn => self.check_image(),
-            Architecture::Pointnet => {
+        match (self.architecture, self.task) {
+            (Architecture::Transformer, Task::TextToText) => self.check_text(),
+            (Architecture::Transformer, Task::TextToImage) => self.check_text_image(),
+            (Architecture::Cnn, Task::ImageToImage) => self.check_image(),
+            (Architecture::Pointnet, Task::MeshToMesh) => self.check_mesh(),
+            (architecture, task) => {
+                let accepted = match task {
+                    Task::TextToText | Task::TextToImage => "transformer",
+                    Task::ImageToImage => "cnn",
+                    Task::MeshToMesh => "pointnet",
+                };
                 let reason =
-                    "no network of this family is built here yet; accepted: transformer, cnn";
-                Err(("architecture", reason.into()))
+                    format!("`{architecture}` is not built for {task}; accepted: {accepted}");
+                Err(("architecture", reason))
             }
         }
     }
@@ -407,7 +438,8 @@ impl ModelRow {
             };
             return Err((field, "an address has none; leave it out".into()));
         }
-        if self.sha256.is_none() {
+        // Without one it is told where it is, and not downloaded.
+        if self.sha256.is_none() && self.architecture != Architecture::Pointnet {
             let reason = "is missing; what comes from an address is checked by its digest, of which \
                           at least 8 digits are needed";
             return Err(("sha256", reason.into()));
@@ -424,14 +456,79 @@ impl ModelRow {
             let reason = "a transformer is more than one file; a repository is needed";
             return Err(("source", reason.into()));
         }
-        if self.preprocessing.image().is_some() {
+        if !matches!(
+            self.preprocessing,
+            Preprocessing::WordPiece { .. } | Preprocessing::Unigram
+        ) {
             let reason = "a transformer reads texts; accepted kinds: word-piece, unigram";
             return Err(("preprocessing", reason.into()));
         }
+        self.check_max_length()
+    }
+
+    fn check_max_length(&self) -> std::result::Result<(), (&'static str, String)> {
         match self.max_length {
             Some(0) => Err(("max_length", "0 tokens are none".into())),
             Some(_) => Ok(()),
             None => Err(("max_length", "is missing".into())),
+        }
+    }
+
+    fn check_text_image(&self) -> std::result::Result<(), (&'static str, String)> {
+        if self.network.is_some() {
+            let reason = "a model of texts and images has it in its configuration; leave it out";
+            return Err(("network", reason.into()));
+        }
+        if self.is_address() {
+            let reason =
+                "a model of texts and images is more than one file; a repository is needed";
+            return Err(("source", reason.into()));
+        }
+        if fin_clip::Dialect::from_name(&self.dialect).is_none() {
+            let names = fin_clip::Dialect::ALL
+                .map(fin_clip::Dialect::name)
+                .join(", ");
+            let reason = format!("`{}` is not one of {names}", self.dialect);
+            return Err(("dialect", reason));
+        }
+        let Preprocessing::TextImage { image, .. } = &self.preprocessing else {
+            let reason = "the kind of a model of texts and images is text-image";
+            return Err(("preprocessing", reason.into()));
+        };
+        if let Some((field, reason)) = image.fault() {
+            return Err(("preprocessing", format!("field `image.{field}`: {reason}")));
+        }
+        self.check_max_length()
+    }
+
+    fn check_mesh(&self) -> std::result::Result<(), (&'static str, String)> {
+        if self.max_length.is_some() {
+            let reason = "a mesh has no tokens; leave it out";
+            return Err(("max_length", reason.into()));
+        }
+        let names = fin_pointnet::Architecture::NAMES;
+        match &self.network {
+            Some(network) if names.contains(&network.as_str()) => {}
+            Some(network) => {
+                let reason = format!("`{network}` is not one of {}", names.join(", "));
+                return Err(("network", reason));
+            }
+            None => {
+                return Err((
+                    "network",
+                    format!("is missing; one of {}", names.join(", ")),
+                ));
+            }
+        }
+        match self.preprocessing {
+            Preprocessing::Points { points: 0 } => {
+                Err(("preprocessing", "field `points`: 0 are none".into()))
+            }
+            Preprocessing::Points { .. } => Ok(()),
+            _ => Err((
+                "preprocessing",
+                "the kind of a point network is points".into(),
+            )),
         }
     }
 
@@ -590,6 +687,39 @@ mod tests {
         }
     }
 
+    /// What the catalogue promises of models of texts and images, and of meshes.
+    #[test]
+    fn the_clip_and_mesh_rows() {
+        let rows = list_models(Some(Task::TextToImage));
+        let found: Vec<_> = rows
+            .iter()
+            .map(|row| (row.name.as_str(), row.output_dim, row.dialect.as_str()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("clip-base-en", 512, "transformers"),
+                ("clip-large-en", 768, "transformers"),
+                ("clip-base-multi", 512, "open_clip"),
+                ("clip-huge-en", 1024, "transformers"),
+            ]
+        );
+        for row in rows {
+            let transform = row.preprocessing.image().unwrap();
+            assert_eq!(transform.output_size(), Some([224, 224]), "{}", row.name);
+        }
+        let rows = list_models(Some(Task::MeshToMesh));
+        assert_eq!(rows.len(), 1);
+        assert_eq!(
+            (rows[0].name.as_str(), rows[0].output_dim),
+            ("pointnet-base", 512)
+        );
+        assert_eq!(
+            rows[0].preprocessing,
+            Preprocessing::Points { points: 2048 }
+        );
+    }
+
     const ROW: &str = r#"
         [[model]]
         name = "ours"
@@ -718,8 +848,9 @@ mod tests {
             ),
             ("crop = [56, 56],", "crop = [0, 56],", "`crop`"),
             ("crop = [56, 56],", "", "unequal size"),
-            ("\"cnn\"", "\"transformer\"", "model[0].network"),
+            ("\"cnn\"", "\"transformer\"", "model[0].architecture"),
             ("\"cnn\"", "\"pointnet\"", "model[0].architecture"),
+            ("image-to-image", "text-to-text", "model[0].architecture"),
             ("std = [0.5, 0.5, 0.5]", "std = [0.5, 0.5]", "models.toml"),
         ] {
             assert!(IMAGE_ROW.contains(from), "{from}");

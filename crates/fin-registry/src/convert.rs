@@ -5,17 +5,19 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
+use fin_clip::ClipConversion;
 use fin_cnn::ImageConversion;
 use fin_core::atomic::AtomicDir;
 use fin_core::weights::{Checkpoint, FloatType, Mapping, write_converted};
 use fin_core::{Error, Result};
+use fin_pointnet::MeshConversion;
 use fin_transformer::convert::TextConversion;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::build::{Registry, differing, image_config, weights_of};
-use crate::catalogue::{Architecture, ModelRow};
+use crate::build::{Registry, differing, image_config, mesh_config, weights_of};
+use crate::catalogue::{Architecture, ModelRow, Task};
 
 /// Name of the file that says what a converted directory holds and where it came from.
 pub const MANIFEST: &str = "fin.json";
@@ -156,12 +158,19 @@ impl Registry {
             File::open(path).map_err(Error::io(path, "open"))?;
         }
         let mut plan = match row.architecture {
-            Architecture::Cnn => {
+            Architecture::Cnn | Architecture::Pointnet => {
                 let path = match from {
                     Some(path) => path.to_path_buf(),
                     None => self.locate(name)?.0,
                 };
-                Plan::image(row, &path)?
+                let path = match path.join(MANIFEST).is_file() {
+                    true => path,
+                    false => weights_of(&path, row)?,
+                };
+                match row.architecture {
+                    Architecture::Cnn => Plan::image(row, &path)?,
+                    _ => Plan::mesh(row, &path)?,
+                }
             }
             _ => {
                 let (directory, weights) = match from {
@@ -175,7 +184,10 @@ impl Registry {
                         (directory.to_path_buf(), Some(path))
                     }
                 };
-                Plan::text(row, &directory, weights)?
+                match row.task {
+                    Task::TextToImage => Plan::clip(row, &directory, weights)?,
+                    _ => Plan::text(row, &directory, weights)?,
+                }
             }
         };
         for part in &plan.parts {
@@ -205,7 +217,8 @@ impl Registry {
                     && input
                         .file_name()
                         .is_some_and(|file| file == row.weights.as_str())
-                    && part.target == "model.safetensors"
+                    && ["model.safetensors", "open_clip_model.safetensors"]
+                        .contains(&part.target.as_str())
                     && !sha256.starts_with(known)
                 {
                     notes.push(format!(
@@ -330,12 +343,7 @@ impl Plan {
     }
 
     fn image(row: &ModelRow, path: &Path) -> Result<Self> {
-        let own = path.join(MANIFEST);
-        let path = match own.is_file() {
-            true => path.to_path_buf(),
-            false => weights_of(path, row)?,
-        };
-        let mut plan = ImageConversion::plan(&path, &image_config(row)?)?;
+        let mut plan = ImageConversion::plan(path, &image_config(row)?)?;
         let fields = [
             ("dialect", row.dialect.clone(), plan.dialect.name().into()),
             (
@@ -367,6 +375,81 @@ impl Plan {
             files: Vec::new(),
             directories: Vec::new(),
             notes,
+            description,
+            provenance: Some("provenance"),
+        })
+    }
+
+    fn clip(row: &ModelRow, directory: &Path, weights: Option<&Path>) -> Result<Self> {
+        let mut plan = ClipConversion::plan(directory, weights)?;
+        let output_dim = plan.config.projection_dim;
+        let max_length = plan.config.text.context_length();
+        let fields = [
+            ("dialect", row.dialect.clone(), plan.dialect.name().into()),
+            (
+                "output_dim",
+                row.output_dim.to_string(),
+                output_dim.to_string(),
+            ),
+            (
+                "max_length",
+                row.max_length.unwrap_or_default().to_string(),
+                max_length.to_string(),
+            ),
+        ];
+        let notes = differing(fields).map(|found| found.to_string()).collect();
+        plan.manifest
+            .source
+            .get_or_insert_with(|| row.source.clone());
+        plan.manifest
+            .licence
+            .get_or_insert_with(|| row.licence.clone());
+        plan.manifest.provenance = Some(json!({
+            "model": row.name,
+            "task": row.task,
+            "output_dim": output_dim,
+            "revision": row.revision,
+        }));
+        let description = serde_json::to_value(&plan.manifest)
+            .map_err(|e| Error::invalid(MANIFEST, format!("cannot be written: {e}")))?;
+        Ok(Self {
+            parts: vec![Part {
+                target: plan.target.into(),
+                checkpoint: plan.checkpoint,
+                mapping: plan.mapping,
+            }],
+            files: plan.files,
+            directories: Vec::new(),
+            notes,
+            description,
+            provenance: Some("provenance"),
+        })
+    }
+
+    fn mesh(row: &ModelRow, path: &Path) -> Result<Self> {
+        let mut plan = MeshConversion::plan(path, &mesh_config(row)?)?;
+        let (said, found) = (row.output_dim.to_string(), plan.output_dim.to_string());
+        let notes = differing([("output_dim", said, found)]).map(|found| found.to_string());
+        plan.config.source.get_or_insert_with(|| row.source.clone());
+        plan.config
+            .licence
+            .get_or_insert_with(|| row.licence.clone());
+        plan.config.provenance = Some(json!({
+            "model": row.name,
+            "task": row.task,
+            "output_dim": plan.output_dim,
+        }));
+        let description = serde_json::to_value(&plan.config)
+            .map_err(|e| Error::invalid(MANIFEST, format!("cannot be written: {e}")))?;
+        Ok(Self {
+            parts: vec![Part {
+                target: "model.safetensors".into(),
+                checkpoint: plan.checkpoint,
+                mapping: plan.mapping,
+            }],
+            files: Vec::new(),
+            directories: Vec::new(),
+            notes: notes.collect(),
             description,
             provenance: Some("provenance"),
         })

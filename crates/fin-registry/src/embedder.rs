@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use fin_clip::{ClipEmbedder, ClipItem};
 use fin_cnn::ImageEmbedder;
 use fin_core::weights::LoadReport;
 use fin_core::{
     BatchLimits, Embedder, EmbeddingNetwork, Embeddings, Error, PostProcess, Result, encode,
 };
+use fin_pointnet::MeshEmbedder;
 use fin_transformer::TextEmbedder;
 
 /// The embedder of an open model, by what it reads.
@@ -17,31 +19,38 @@ pub enum AnyEmbedder {
     Text(Box<TextEmbedder>),
     /// Image files.
     Image(Box<ImageEmbedder>),
+    /// Texts and image files, which are compared with each other.
+    Clip(Box<ClipEmbedder>),
+    /// Files of meshes and point clouds.
+    Mesh(Box<MeshEmbedder>),
+}
+
+/// The same expression for the embedder of any family.
+macro_rules! each {
+    ($any:expr, $embedder:ident => $result:expr) => {
+        match $any {
+            Self::Text($embedder) => $result,
+            Self::Image($embedder) => $result,
+            Self::Clip($embedder) => $result,
+            Self::Mesh($embedder) => $result,
+        }
+    };
 }
 
 impl AnyEmbedder {
     /// Length of an embedding.
     pub fn output_dim(&self) -> usize {
-        match self {
-            Self::Text(embedder) => embedder.network().output_dim(),
-            Self::Image(embedder) => embedder.network().output_dim(),
-        }
+        each!(self, embedder => embedder.network().output_dim())
     }
 
     /// Whether the network scales embeddings to unit length.
     pub fn normalizes(&self) -> bool {
-        match self {
-            Self::Text(embedder) => embedder.network().normalize,
-            Self::Image(embedder) => embedder.network().normalize,
-        }
+        each!(self, embedder => embedder.network().normalize)
     }
 
     /// What became of every tensor of the checkpoint.
     pub fn report(&self) -> &LoadReport {
-        match self {
-            Self::Text(embedder) => embedder.report(),
-            Self::Image(embedder) => embedder.report(),
-        }
+        each!(self, embedder => embedder.report())
     }
 
     /// What the model reads, in a word for messages.
@@ -49,28 +58,52 @@ impl AnyEmbedder {
         match self {
             Self::Text(_) => "texts",
             Self::Image(_) => "images",
+            Self::Clip(_) => "texts and images",
+            Self::Mesh(_) => "meshes",
         }
     }
 
-    /// The model, if it reads texts.
+    /// The model, if it reads texts alone.
     ///
     /// # Errors
     /// [`Error::Argument`] where it does not.
     pub fn text(&self) -> Result<&TextEmbedder> {
         match self {
             Self::Text(embedder) => Ok(embedder),
-            Self::Image(_) => Err(self.other_reads("texts")),
+            _ => Err(self.other_reads("texts")),
         }
     }
 
-    /// The model, if it reads images.
+    /// The model, if it reads images alone.
     ///
     /// # Errors
     /// [`Error::Argument`] where it does not.
     pub fn image(&self) -> Result<&ImageEmbedder> {
         match self {
             Self::Image(embedder) => Ok(embedder),
-            Self::Text(_) => Err(self.other_reads("images")),
+            _ => Err(self.other_reads("images")),
+        }
+    }
+
+    /// The model, if it reads texts and images.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where it does not.
+    pub fn clip(&self) -> Result<&ClipEmbedder> {
+        match self {
+            Self::Clip(embedder) => Ok(embedder),
+            _ => Err(self.other_reads("texts and images")),
+        }
+    }
+
+    /// The model, if it reads meshes.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where it does not.
+    pub fn mesh(&self) -> Result<&MeshEmbedder> {
+        match self {
+            Self::Mesh(embedder) => Ok(embedder),
+            _ => Err(self.other_reads("meshes")),
         }
     }
 
@@ -84,10 +117,7 @@ impl AnyEmbedder {
     /// # Errors
     /// Those of [`Embedder::save`].
     pub fn save(&self, directory: &Path) -> Result<()> {
-        match self {
-            Self::Text(embedder) => embedder.save(directory),
-            Self::Image(embedder) => embedder.save(directory),
-        }
+        each!(self, embedder => embedder.save(directory))
     }
 
     pub(crate) fn encode_text(
@@ -97,7 +127,13 @@ impl AnyEmbedder {
         limits: BatchLimits,
     ) -> Result<Embeddings> {
         let post = PostProcess::default();
-        encode(self.text()?, texts, device, limits, post, |_| {})
+        match self {
+            Self::Clip(embedder) => {
+                let items: Vec<_> = texts.iter().cloned().map(ClipItem::Text).collect();
+                encode(&**embedder, &items, device, limits, post, |_| {})
+            }
+            _ => encode(self.text()?, texts, device, limits, post, |_| {}),
+        }
     }
 
     pub(crate) fn encode_image(
@@ -107,6 +143,22 @@ impl AnyEmbedder {
         limits: BatchLimits,
     ) -> Result<Embeddings> {
         let post = PostProcess::default();
-        encode(self.image()?, paths, device, limits, post, |_| {})
+        match self {
+            Self::Clip(embedder) => {
+                let items: Vec<_> = paths.iter().cloned().map(ClipItem::Image).collect();
+                encode(&**embedder, &items, device, limits, post, |_| {})
+            }
+            _ => encode(self.image()?, paths, device, limits, post, |_| {}),
+        }
+    }
+
+    pub(crate) fn encode_mesh(
+        &self,
+        paths: &[PathBuf],
+        device: &Device,
+        limits: BatchLimits,
+    ) -> Result<Embeddings> {
+        let post = PostProcess::default();
+        encode(self.mesh()?, paths, device, limits, post, |_| {})
     }
 }

@@ -9,8 +9,10 @@ mod hub;
 mod locations;
 mod nearest;
 
-pub use build::{Contradiction, Modality, Model, ModelOptions, Registry, build_model};
-pub use catalogue::{Architecture, Catalogue, ModelRow, Preprocessing, Task, find, list_models};
+pub use build::{Contradiction, Modality, Model, ModelOptions, Registry, Tower, build_model};
+pub use catalogue::{
+    Architecture, Catalogue, ModelRow, Preprocessing, Task, Tokens, find, list_models,
+};
 pub use convert::{
     ConvertOptions, ConvertReport, FileDigest, FileMapping, MANIFEST, TensorMapping,
 };

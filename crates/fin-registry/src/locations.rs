@@ -89,6 +89,10 @@ impl Locations {
             Ok(Place::Snapshot(found)) => return hub.make_whole(&source, found),
             Err(not_found) => not_found,
         };
+        if row.is_address() && row.sha256.is_none() {
+            // What could not be checked is not downloaded.
+            return Err(self.not_on_this_machine(row, &not_found, None));
+        }
         let downloaded = match (&self.checkpoints, row.is_address()) {
             (Some(checkpoints), true) => fetch_address(config, row, checkpoints),
             (None, true) => return Err(self.not_on_this_machine(row, &not_found, None)),
@@ -166,6 +170,9 @@ impl Locations {
         }
         let why = match (&self.hub, failure) {
             (_, Some(failure)) => format!("They cannot be downloaded now: {failure}. "),
+            _ if row.is_address() && row.sha256.is_none() => {
+                "They are not downloaded, since no digest is known to check them by. ".into()
+            }
             (Some(_), None) => "Downloads are switched off (--offline or HF_HUB_OFFLINE). ".into(),
             (None, None) => String::new(),
         };
@@ -173,6 +180,18 @@ impl Locations {
             .hub
             .as_ref()
             .map_or(DEFAULT_ENDPOINT, |hub| hub.endpoint.trim_end_matches('/'));
+        if row.architecture == Architecture::Pointnet {
+            return Error::argument(
+                "model",
+                format!(
+                    "the weights of `{name}` are not on this machine: {places}. {why}Fetch {} and \
+                     run `fin convert-weights {name} --from {} --to {target}`; or make a model \
+                     without training, to be fine-tuned, by `fin init {name} --output DIR`, and \
+                     give that directory in place of the name",
+                    row.source, row.weights
+                ),
+            );
+        }
         if row.architecture == Architecture::Cnn {
             let (file, page) = match row.is_address() {
                 true => (row.weights.clone(), row.source.clone()),
@@ -219,7 +238,8 @@ enum Place {
 fn is_model(directory: &Path, row: &ModelRow) -> bool {
     let names = match row.architecture {
         Architecture::Cnn => ["fin.json", &row.weights, "model.safetensors"],
-        _ => ["config.json", "modules.json", "modules.json"],
+        Architecture::Pointnet => ["fin.json", &row.weights, &row.weights],
+        Architecture::Transformer => ["config.json", "modules.json", "open_clip_config.json"],
     };
     names.iter().any(|name| directory.join(name).is_file())
 }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 pub mod images;
+pub mod meshes;
+mod shapes;
 
 use crate::{Outcome, cache, capture, cargo, command, fin, option, root};
 

@@ -10,8 +10,7 @@ use fin_core::{DeviceSpec, Error};
 use fin_registry::{ConvertOptions, Modality, ModelOptions, Registry, build_model};
 use serde_json::json;
 
-use crate::args::read_options;
-use crate::family::{Family, Images, Texts};
+use crate::family::{Family, Images, Meshes, Reading, Texts};
 use crate::report::{self, Format, Result, check_replaceable, note};
 
 /// Turn an upstream checkpoint into a model directory of safetensors
@@ -161,6 +160,7 @@ struct Verification {
 enum Reference {
     Texts(Vec<String>),
     Images(Vec<PathBuf>),
+    Meshes(Vec<PathBuf>),
 }
 
 impl Reference {
@@ -169,6 +169,7 @@ impl Reference {
         match self {
             Self::Texts(texts) => (texts.len(), "texts"),
             Self::Images(images) => (images.len(), "images"),
+            Self::Meshes(meshes) => (meshes.len(), "meshes"),
         }
     }
 }
@@ -178,15 +179,23 @@ impl Verification {
         let (values, [rows, dim]) = read_npy_f32(path)?;
         let texts = args.texts.clone();
         let texts = texts.unwrap_or_else(|| path.with_extension("txt"));
-        let (column, read) = (args.column.as_ref(), read_options(false, None));
+        let reading = Reading {
+            column: args.column.as_ref(),
+            ..Reading::default()
+        };
         let found = match modality {
-            Modality::Text => {
-                let texts = Texts::read(&texts, column, read)?;
+            // Of a model of texts and images, the texts are compared.
+            Modality::Text | Modality::TextImage => {
+                let texts = Texts::read(&texts, reading)?;
                 Reference::Texts(texts.collect::<fin_core::Result<_>>()?)
             }
             Modality::Image => {
-                let images = Images::read(&texts, column, read)?;
+                let images = Images::read(&texts, reading)?;
                 Reference::Images(images.collect::<fin_core::Result<_>>()?)
+            }
+            Modality::Mesh => {
+                let meshes = Meshes::read(&texts, reading)?;
+                Reference::Meshes(meshes.collect::<fin_core::Result<_>>()?)
             }
         };
         let (count, what) = found.count();
@@ -217,6 +226,7 @@ impl Verification {
         let embeddings = match &self.items {
             Reference::Texts(texts) => model.encode_text(texts)?,
             Reference::Images(images) => model.encode_image(images)?,
+            Reference::Meshes(meshes) => model.encode_mesh(meshes)?,
         };
         if embeddings.dim != self.dim {
             let reason = format!(

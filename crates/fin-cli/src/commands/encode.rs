@@ -9,15 +9,15 @@ use fin_core::atomic::AtomicFile;
 use fin_core::input::TextFormat;
 use fin_core::output::{EmbeddingWriter, OutputFormat};
 use fin_core::{Error, PostProcess};
-use fin_registry::{Modality, Registry};
+use fin_registry::Registry;
 use serde_json::json;
 
-use crate::args::{BatchArgs, ColumnArgs, ModelArgs, positive, read_options};
-use crate::family::{Family, Images, Item, Items, Texts};
+use crate::args::{BatchArgs, ColumnArgs, ModelArgs, positive};
+use crate::family::{Family, Item, Items, Texts, for_family};
 use crate::model::{OpenModel, item_bar};
 use crate::report::{self, Format, Result, count, note, rounded};
 
-/// Turn texts or images into embeddings
+/// Turn texts, images or meshes into embeddings
 ///
 /// Row i of the output is the embedding of item i of the input. The input is read, embedded and
 /// written in windows, so that files of any length fit into memory. The output appears once it is
@@ -26,12 +26,15 @@ use crate::report::{self, Format, Result, count, note, rounded};
 /// Texts: .txt (a text a line), .csv, .tsv, .jsonl (strings, or objects with a field `text`), or -
 /// for stdin.
 ///
-/// Images: a directory with all below it, a pattern in quotes, an image file, or a file with a
-/// column of paths, which are relative to the directory that the file is in. Directories and
+/// Images and meshes: a directory with all below it, a pattern in quotes, a file of one, or a file
+/// with a column of paths, which are relative to the directory that the file is in. Directories and
 /// patterns are taken in sorted order.
 ///
+/// A model of texts and images takes either, also mixed in one column; what ends like an image's
+/// name is one, unless --modality says otherwise.
+///
 /// Output: .npy (float32 [rows, dim]; the paths of images are put beside it, in OUTPUT.paths.txt),
-/// .parquet (id, text or path, embedding) or .jsonl.
+/// .parquet (id, text, path or item, embedding) or .jsonl.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct EncodeArgs {
@@ -65,7 +68,7 @@ pub struct EncodeArgs {
     #[arg(long, value_name = "FORMAT", help_heading = "Data")]
     input_format: Option<TextFormat>,
 
-    /// What to do about images that cannot be read: leave them out and list them on stderr, or fail
+    /// What to do about images or meshes that cannot be read: leave them out and list them on stderr, or fail
     /// at the first [default: fail]
     #[arg(long, value_enum, value_name = "WHAT", help_heading = "Data")]
     on_error: Option<OnError>,
@@ -83,7 +86,9 @@ Examples:
   fin encode corpus.csv --column answer --model all-minilm-l6-v2 --output corpus.parquet
   fin encode pairs.csv --no-header --column 0 --model ./tuned --dim 128 --output first.npy
   zcat texts.gz | fin encode - --model ./tuned --output texts.jsonl
-  fin encode photos/ --model resnet-base --on-error skip --output photos.parquet";
+  fin encode photos/ --model resnet-base --on-error skip --output photos.parquet
+  fin encode captions.csv --modality text --model clip-base-en --output captions.npy
+  fin encode meshes/ --model ./shapes --points 1024 --output meshes.parquet";
 
 /// What becomes of an item that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -101,21 +106,17 @@ pub fn run(args: &EncodeArgs, registry: &Registry) -> Result<()> {
     // What can be found wrong before the model is opened is.
     let format = OutputFormat::from_path(&args.output)?;
     drop(AtomicFile::create(&args.output)?);
-    match registry.modality(&args.model.model)? {
-        Modality::Text => run_with::<Texts>(args, format, registry),
-        Modality::Image => run_with::<Images>(args, format, registry),
-    }
+    let modality = registry.modality(&args.model.model)?;
+    for_family!(modality, run_with(args, format, registry))
 }
 
 fn run_with<F: Family>(args: &EncodeArgs, format: OutputFormat, registry: &Registry) -> Result<()> {
-    let are_files = F::KEY == "path";
-    if args.on_error.is_some() && !are_files {
-        let reason = "is for images; a row of texts that cannot be read ends the run";
+    if args.on_error.is_some() && F::KEY == Texts::KEY {
+        let reason = "is for files; a row of texts that cannot be read ends the run";
         return Err(Error::argument("on-error", reason).into());
     }
     let skips = args.on_error == Some(OnError::Skip);
-    let read = read_options(args.columns.no_header, args.input_format);
-    let mut items = F::read(&args.input, args.columns.column.as_ref(), read)?;
+    let mut items = F::read(&args.input, args.columns.reading(args.input_format))?;
 
     let mut options = args.model.options();
     options.normalize = match (args.normalize, args.no_normalize) {
@@ -131,8 +132,8 @@ fn run_with<F: Family>(args: &EncodeArgs, format: OutputFormat, registry: &Regis
     let dim = post.output_dim(model.output_dim)?;
     let mut writer = EmbeddingWriter::create(&args.output, dim, F::KEY)?;
     // A .npy file has no place for paths.
-    let beside =
-        (are_files && format == OutputFormat::Npy).then(|| args.output.with_extension("paths.txt"));
+    let beside = (F::ARE_FILES && format == OutputFormat::Npy)
+        .then(|| args.output.with_extension("paths.txt"));
     let mut paths = match &beside {
         Some(path) => Some(AtomicFile::create(path)?),
         None => None,

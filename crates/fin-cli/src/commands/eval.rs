@@ -4,17 +4,17 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use fin_core::image::{MAX_PIXELS, read_image};
+use fin_core::image::MAX_PIXELS;
 use fin_core::input::Column;
 use fin_core::{Error, atomic};
-use fin_registry::{Modality, Registry};
+use fin_registry::Registry;
 use fin_train::Metrics;
 use fin_train::evaluate::Rankings;
 use serde_json::{Map, json};
 
 use crate::args::{ModelArgs, positive, read_options};
 use crate::data::{EvalSource, EvalTask, Evaluation, Found, metric_rows};
-use crate::family::{Family, Images, Item, Texts};
+use crate::family::{Family, Item, for_family};
 use crate::html;
 use crate::model::OpenModel;
 use crate::report::{self, Format, Result, note, rounded};
@@ -27,7 +27,8 @@ use crate::report::{self, Format, Result, note, rounded};
 /// retrieval: rows of query, relevant document. Equal documents are one document, and all of them,
 /// with those of --corpus, are ranked for every query; a query with several rows has several
 /// relevant documents. Measures hit rate, precision, recall, F1, MRR, MAP and nDCG at each k. For
-/// images also a directory with a directory a class, which is measured as labelled.
+/// images and meshes also a directory with a directory a class, which is measured as labelled. Rows
+/// of a text and an image, in either order, are measured both ways.
 ///
 /// labelled: rows of item, label. Every item is searched for among the others, those of its label
 /// being relevant. Measures precision, recall, MRR, MAP and nDCG at each k, R-precision and MAP@R.
@@ -40,7 +41,7 @@ pub struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// File of evaluation data: .csv, .tsv or .jsonl; or directory of images by class
+    /// File of evaluation data: .csv, .tsv or .jsonl; or directory of images or meshes by class
     #[arg(long, value_name = "FILE|DIR")]
     data: PathBuf,
 
@@ -92,16 +93,15 @@ Examples:
   fin eval --model ./tuned --data eval.csv --task retrieval \\
       --corpus corpus.csv --corpus-column answer --k 1,10 --format json
   fin eval --model ./tuned --before resnet-base --data photos/test --task retrieval \\
-      --report report.html";
+      --report report.html
+  fin eval --model clip-base-en --data captions.csv --task retrieval --k 1,5,10";
 
 /// Most neighbours of a query on the page.
 const SHOWN: usize = 10;
 
 pub fn run(args: &EvalArgs, registry: &Registry) -> Result<()> {
-    match registry.modality(&args.model.model)? {
-        Modality::Text => run_with::<Texts>(args, registry),
-        Modality::Image => run_with::<Images>(args, registry),
-    }
+    let modality = registry.modality(&args.model.model)?;
+    for_family!(modality, run_with(args, registry))
 }
 
 fn run_with<F: Family>(args: &EvalArgs, registry: &Registry) -> Result<()> {
@@ -139,7 +139,8 @@ fn run_with<F: Family>(args: &EvalArgs, registry: &Registry) -> Result<()> {
         measured.push(("before", before));
     }
     measured.push((if before.is_some() { "after" } else { "" }, &metrics));
-    if let (Some(path), Some(rankings)) = (&args.report, &rankings) {
+    // Of both ways, the page shows the images found for texts.
+    if let (Some(path), Some(rankings)) = (&args.report, rankings.first()) {
         let page = page::<F>(args, registry, &evaluation, &measured, rankings);
         atomic::write(path, page.as_bytes())?;
         note!("the report is in {}", path.display());
@@ -179,10 +180,10 @@ fn measure<F: Family>(
     args: &EvalArgs,
     registry: &Registry,
     evaluation: &Evaluation<F::Item>,
-) -> Result<(Metrics, Option<Rankings>)> {
+) -> Result<(Metrics, Vec<Rankings>)> {
     let model = OpenModel::<F>::by_name(name, &args.model.options(), registry)?;
     let rankings = evaluation.rank(&model.embedder, &model.device)?;
-    let metrics = evaluation.measure(rankings.as_ref(), &model.embedder, &model.device)?;
+    let metrics = evaluation.measure(&rankings, &model.embedder, &model.device)?;
     Ok((metrics, rankings))
 }
 
@@ -199,7 +200,7 @@ fn page<F: Family>(
     let max_pixels = args.model.max_pixels.unwrap_or(MAX_PIXELS);
     let queries: Vec<html::Query> = examples
         .into_iter()
-        .map(|example| query(example, max_pixels))
+        .map(|example| query::<F>(example, max_pixels))
         .collect();
     let mut facts = vec![("Model".to_owned(), args.model.model.clone())];
     if let Ok(row) = registry.catalogue.find(&args.model.model) {
@@ -236,15 +237,12 @@ fn page<F: Family>(
     report.html()
 }
 
-fn query<I: Item>(found: Found<'_, I>, max_pixels: u64) -> html::Query {
-    let item = |item: &I, label: Option<&str>| html::Item {
+fn query<F: Family>(found: Found<'_, F::Item>, max_pixels: u64) -> html::Query {
+    let item = |item: &F::Item, label: Option<&str>| html::Item {
         caption: item.key(),
         label: label.map(str::to_owned),
         // One that cannot be read any more is shown by its path.
-        thumbnail: item
-            .image()
-            .and_then(|path| read_image(path, max_pixels).ok())
-            .and_then(|image| html::Thumbnail::new(&image).ok()),
+        thumbnail: F::picture(item, max_pixels).and_then(|image| html::Thumbnail::new(&image).ok()),
     };
     let query = item(found.item, found.label);
     let hits = (1..).zip(found.hits);

@@ -1,9 +1,11 @@
 //! The commands.
 
+pub mod classify;
 pub mod convert;
 pub mod download;
 pub mod encode;
 pub mod eval;
 pub mod fit;
+pub mod init;
 pub mod models;
 pub mod search;

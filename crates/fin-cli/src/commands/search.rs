@@ -5,20 +5,19 @@ use std::time::Instant;
 
 use clap::{ArgGroup, Args};
 use fin_core::PostProcess;
-use fin_core::input::ReadOptions;
-use fin_registry::{Modality, Registry};
+use fin_registry::Registry;
 use serde_json::json;
 
-use crate::args::{BatchArgs, ColumnArgs, ModelArgs, positive, read_options};
-use crate::family::{Family, Images, Item, Texts};
+use crate::args::{BatchArgs, ColumnArgs, ModelArgs, positive};
+use crate::family::{Family, Item, Reading, for_family};
 use crate::model::{OpenModel, item_bar};
 use crate::report::{self, Format, Result, count, note};
 
-/// Rank texts or images by their similarity to queries
+/// Rank texts, images or meshes by their similarity to queries
 ///
 /// Similarity is the cosine of the embeddings, from -1 to 1; every item is compared with every
-/// query. Of equally similar items the earlier one comes first. With a model of images, queries are
-/// image files.
+/// query. Of equally similar items the earlier one comes first. With a model of images or meshes,
+/// queries are files; with one of texts and images, a query that ends like an image's name is a file.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = EXAMPLES,
@@ -28,15 +27,15 @@ pub struct SearchArgs {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// What to search: a file of texts (.txt, .csv, .tsv or .jsonl); a directory of images, a
-    /// pattern, or a file of their paths
+    /// What to search: a file of texts (.txt, .csv, .tsv or .jsonl); a directory of images or
+    /// meshes, a pattern, or a file of their paths
     #[arg(long, value_name = "FILE|DIR")]
     corpus: PathBuf,
 
     #[command(flatten)]
     columns: ColumnArgs,
 
-    /// What to look for, a text or an image file; can be given several times
+    /// What to look for, a text or a file; can be given several times
     #[arg(long, value_name = "TEXT|FILE")]
     query: Vec<String>,
 
@@ -62,13 +61,13 @@ Examples:
   fin search --model all-minilm-l6-v2 --corpus notes.txt --query 'where do the boats sleep?'
   fin search --model ./tuned --corpus corpus.csv --column answer --queries questions.txt \\
       -k 10 --format json
-  fin search --model resnet-base --corpus photos/ --query pier.jpg";
+  fin search --model resnet-base --corpus photos/ --query pier.jpg
+  fin search --model clip-base-en --corpus photos/ --query 'a boat at a pier'
+  fin search --model ./shapes --corpus meshes/ --query teapot.obj";
 
 pub fn run(args: &SearchArgs, registry: &Registry) -> Result<()> {
-    match registry.modality(&args.model.model)? {
-        Modality::Text => run_with::<Texts>(args, registry),
-        Modality::Image => run_with::<Images>(args, registry),
-    }
+    let modality = registry.modality(&args.model.model)?;
+    for_family!(modality, run_with(args, registry))
 }
 
 fn run_with<F: Family>(args: &SearchArgs, registry: &Registry) -> Result<()> {
@@ -76,15 +75,14 @@ fn run_with<F: Family>(args: &SearchArgs, registry: &Registry) -> Result<()> {
     let mut queries: Vec<F::Item> = args
         .query
         .iter()
-        .map(|query| F::Item::from_cell(query.clone(), here))
+        .map(|query| F::Item::from_cell(query.clone(), here, None))
         .collect();
     if let Some(path) = &args.queries {
-        for query in F::read(path, None, ReadOptions::default())? {
+        for query in F::read(path, Reading::default())? {
             queries.push(query?);
         }
     }
-    let read = read_options(args.columns.no_header, None);
-    let corpus = F::read(&args.corpus, args.columns.column.as_ref(), read)?
+    let corpus = F::read(&args.corpus, args.columns.reading(None))?
         .collect::<fin_core::Result<Vec<F::Item>>>()?;
     let model = OpenModel::<F>::open(&args.model, &args.model.options(), registry)?;
 

@@ -18,7 +18,7 @@ pub mod slices;
 
 use burn::nn::Dropout;
 use burn::tensor::Tensor;
-use burn::tensor::activation::{gelu, gelu_approximate, relu, silu, softmax, tanh};
+use burn::tensor::activation::{gelu, gelu_approximate, relu, sigmoid, silu, softmax, tanh};
 
 use crate::device::has_exact_gelu_gradient;
 
@@ -31,6 +31,8 @@ pub enum Activation {
     Gelu,
     /// The tanh approximation of GELU (`gelu_new`, `gelu_pytorch_tanh`).
     GeluTanh,
+    /// `x·σ(1.702·x)`, CLIP's approximation of GELU (`quick_gelu`).
+    QuickGelu,
     /// `max(x, 0)`.
     Relu,
     /// `min(max(x, 0), 6)`.
@@ -43,10 +45,11 @@ pub enum Activation {
 
 impl Activation {
     /// The names that configuration files use.
-    pub const NAMES: [&str; 9] = [
+    pub const NAMES: [&str; 10] = [
         "gelu",
         "gelu_new",
         "gelu_pytorch_tanh",
+        "quick_gelu",
         "relu",
         "relu6",
         "silu",
@@ -60,6 +63,7 @@ impl Activation {
         match name {
             "gelu" => Some(Self::Gelu),
             "gelu_new" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
+            "quick_gelu" => Some(Self::QuickGelu),
             "relu" => Some(Self::Relu),
             "relu6" => Some(Self::Relu6),
             "silu" | "swish" => Some(Self::Silu),
@@ -75,6 +79,7 @@ impl Activation {
             Self::Identity => x,
             Self::Gelu => exact_gelu(x),
             Self::GeluTanh => gelu_approximate(x),
+            Self::QuickGelu => x.clone() * sigmoid(x * QUICK_GELU_SCALE),
             Self::Relu => relu(x),
             Self::Relu6 => x.clamp(0.0, 6.0),
             Self::Silu => silu(x),
@@ -82,6 +87,9 @@ impl Activation {
         }
     }
 }
+
+/// The factor within [`Activation::QuickGelu`].
+const QUICK_GELU_SCALE: f32 = 1.702;
 
 /// GELU whose gradient, too, is that of the error function.
 fn exact_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -241,6 +249,7 @@ mod tests {
                 Activation::Identity,
                 Activation::Gelu,
                 Activation::GeluTanh,
+                Activation::QuickGelu,
                 Activation::Relu,
                 Activation::Relu6,
                 Activation::Silu,

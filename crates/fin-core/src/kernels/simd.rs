@@ -60,6 +60,7 @@ multiversion! {
                 Activation::Identity => {}
                 Activation::Gelu => row.iter_mut().for_each(|x| *x = gelu(*x)),
                 Activation::GeluTanh => row.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
+                Activation::QuickGelu => row.iter_mut().for_each(|x| *x /= 1.0 + exp(-super::QUICK_GELU_SCALE * *x)),
                 Activation::Relu => row.iter_mut().for_each(|x| *x = x.max(0.0)),
                 Activation::Relu6 => row.iter_mut().for_each(|x| *x = x.clamp(0.0, 6.0)),
                 Activation::Silu => row.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x)),

@@ -36,9 +36,10 @@ impl From<Task> for FileSet {
 
 /// A family's needs as data.
 struct Needs {
-    /// `config.json` has to be there.
-    config: bool,
-    tokenizer: bool,
+    /// One of these has to be there; the first that is decides which weights are taken.
+    configs: &'static [(&'static str, &'static [&'static str])],
+    /// Forms of tokenizers, the first that is there is taken: files that belong together.
+    tokenizers: &'static [&'static [&'static str]],
     /// `modules.json` may say that the model is in sub-directories.
     modules: bool,
     /// Files that are read where they exist.
@@ -49,8 +50,13 @@ impl FileSet {
     fn needs(self) -> Needs {
         match self {
             Self::Text => Needs {
-                config: true,
-                tokenizer: true,
+                configs: &[(CONFIG, &WEIGHTS)],
+                tokenizers: &[
+                    &["tokenizer.json"],
+                    &["vocab.txt"],
+                    &["spiece.model"],
+                    &["sentencepiece.bpe.model"],
+                ],
                 modules: true,
                 optional: &[
                     "tokenizer_config.json",
@@ -60,14 +66,18 @@ impl FileSet {
                 ],
             },
             Self::Image => Needs {
-                config: false,
-                tokenizer: false,
+                configs: &[],
+                tokenizers: &[],
                 modules: false,
                 optional: &["config.json", "preprocessor_config.json"],
             },
             Self::TextImage => Needs {
-                config: true,
-                tokenizer: true,
+                configs: &[(CONFIG, &WEIGHTS), (OPEN_CLIP_CONFIG, &OPEN_CLIP_WEIGHTS)],
+                tokenizers: &[
+                    &["tokenizer.json"],
+                    &["vocab.json", "merges.txt"],
+                    &["sentencepiece.bpe.model"],
+                ],
                 modules: false,
                 optional: &[
                     "tokenizer_config.json",
@@ -91,13 +101,9 @@ const WEIGHTS: [&str; 4] = [
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 ];
-/// Forms of tokenizers, the first that is there is taken.
-const TOKENIZERS: [&str; 4] = [
-    "tokenizer.json",
-    "vocab.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-];
+/// What open_clip calls its configuration and weights.
+const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
+const OPEN_CLIP_WEIGHTS: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
 
 /// What a file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +202,7 @@ impl Chooser<'_> {
                 _ if i == 0 => self.model(directory)?,
                 "Dense" => {
                     self.required(directory, CONFIG);
-                    self.weights(directory)?;
+                    self.weights(directory, &WEIGHTS)?;
                 }
                 "Pooling" => self.required(directory, CONFIG),
                 _ => self.optional(directory, &[CONFIG]),
@@ -208,31 +214,42 @@ impl Chooser<'_> {
 
     /// The files of a network in a directory, the root being `""`.
     fn model(&mut self, directory: &str) -> Result<()> {
-        if self.needs.config {
-            self.required(directory, CONFIG);
+        let has = |name: &str| self.names.contains(&join(directory, name));
+        let configs = self.needs.configs;
+        let mut weights: &[&str] = &WEIGHTS;
+        if let Some(first) = configs.first() {
+            let (config, of_config) = *configs.iter().find(|(name, _)| has(name)).unwrap_or(first);
+            weights = of_config;
+            self.required(directory, config);
         }
-        self.weights(directory)?;
-        if self.needs.tokenizer {
-            let found = TOKENIZERS
-                .iter()
-                .map(|name| join(directory, name))
-                .find(|path| self.names.contains(path));
-            match found {
-                Some(path) => self.take(path, Role::Tokenizer),
-                None => self.lack(directory, &TOKENIZERS),
+        self.weights(directory, weights)?;
+        let tokenizers = self.needs.tokenizers;
+        let has = |name: &&str| self.names.contains(&join(directory, name));
+        match tokenizers.iter().find(|files| files.iter().all(has)) {
+            Some(files) => {
+                for file in *files {
+                    self.take(join(directory, file), Role::Tokenizer);
+                }
+            }
+            None if tokenizers.is_empty() => {}
+            None => {
+                let forms: Vec<String> = tokenizers.iter().map(|form| form.join(" and ")).collect();
+                let forms: Vec<&str> = forms.iter().map(String::as_str).collect();
+                self.lack(directory, &forms);
             }
         }
         self.optional(directory, self.needs.optional);
         Ok(())
     }
 
-    fn weights(&mut self, directory: &str) -> Result<()> {
-        let found = WEIGHTS
+    /// The first of these forms of weights that is there.
+    fn weights(&mut self, directory: &str, forms: &[&str]) -> Result<()> {
+        let found = forms
             .iter()
             .map(|name| join(directory, name))
             .find(|path| self.names.contains(path));
         let Some(path) = found else {
-            self.lack(directory, &WEIGHTS);
+            self.lack(directory, forms);
             return Ok(());
         };
         self.take(path.clone(), Role::Weights);
@@ -485,7 +502,33 @@ mod tests {
         let only = choose_with(FileSet::Image, &["pytorch_model.bin"], &[]).unwrap();
         assert_eq!(only.missing, [""; 0]);
         let both = choose_with(FileSet::TextImage, &listing, &[]).unwrap();
-        assert_eq!(both.files.len(), 4);
+        assert_eq!(
+            both.missing,
+            ["tokenizer.json (or one of vocab.json and merges.txt, sentencepiece.bpe.model)"]
+        );
+        let listing = [
+            "merges.txt",
+            "open_clip_config.json",
+            "open_clip_pytorch_model.bin",
+            "pytorch_model.bin",
+            "vocab.json",
+        ];
+        let open_clip = choose_with(FileSet::TextImage, &listing, &[]).unwrap();
+        assert_eq!(open_clip.missing, [""; 0]);
+        let expected = [&listing[..3], &listing[4..]].concat();
+        assert_eq!(paths(&open_clip), expected);
+        // A repository with both is read in the first.
+        let listing = [&listing[..], &["config.json", "model.safetensors"]].concat();
+        let both = choose_with(FileSet::TextImage, &listing, &[]).unwrap();
+        assert_eq!(
+            paths(&both),
+            [
+                "config.json",
+                "merges.txt",
+                "model.safetensors",
+                "vocab.json"
+            ]
+        );
     }
 
     #[test]

@@ -216,10 +216,31 @@ impl<I: Clone + Send + Sync> RetrievalEvaluator<I> {
     /// # Errors
     /// Where the data cannot be embedded.
     pub fn rank<E: Embedder<Item = I>>(&self, embedder: &E, device: &Device) -> Result<Rankings> {
+        let (queries, corpus, dim) = self.embed(embedder, device)?;
+        self.rank_embedded(&queries, &corpus, dim)
+    }
+
+    /// The embeddings of queries and documents, rows of unit length, and their width.
+    ///
+    /// # Errors
+    /// Where the data cannot be embedded.
+    pub fn embed<E: Embedder<Item = I>>(
+        &self,
+        embedder: &E,
+        device: &Device,
+    ) -> Result<(Vec<f32>, Vec<f32>, usize)> {
         let (queries, dim) = embed(embedder, &self.queries, device)?;
         let (corpus, _) = embed(embedder, &self.corpus, device)?;
+        Ok((normalize(queries, dim)?, normalize(corpus, dim)?, dim))
+    }
+
+    /// [`RetrievalEvaluator::rank`] of what [`RetrievalEvaluator::embed`] gave.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the rows are not of width `dim`.
+    pub fn rank_embedded(&self, queries: &[f32], corpus: &[f32], dim: usize) -> Result<Rankings> {
         let k = self.cutoffs.iter().copied().max().unwrap_or(1);
-        top_k(&normalize(queries, dim)?, &normalize(corpus, dim)?, dim, k)
+        top_k(queries, corpus, dim, k)
     }
 
     /// [`ranking_metrics`] of what [`RetrievalEvaluator::rank`] found.

@@ -20,9 +20,11 @@ use crate::report::Format;
 ///   cosine_similarity           text, text, score (a range other than 0..1 is scaled)
 ///   multiple_negatives_ranking  anchor, positive, any number of hard negatives
 ///   triplet_margin, arc_face    text, label
+///   clip                        text, image, or the other way round
 ///
-/// With a model of images, paths stand in the place of texts, relative to the directory that the
-/// file is in; items with labels can also be a directory with a directory a class.
+/// With a model of images or meshes, paths stand in the place of texts, relative to the directory
+/// that the file is in; items with labels can also be a directory with a directory a class. With a
+/// model of texts and images, what ends like an image's name is the path of one.
 ///
 /// Columns go by the names sentence1, sentence2, score; anchor, positive, negative; text, label
 /// where the file has them, else by position.
@@ -66,4 +68,7 @@ Examples:
       --loss cosine_similarity --output tuned
   fin fit --model resnet-base --train photos/train --eval photos/test \\
       --loss triplet_margin --loss-option miner=batch_hard --augment --output tuned
+  fin fit --model clip-base-en --train captions.csv --loss clip --lock image --output tuned
+  fin fit --model ./shapes --train meshes/train --eval meshes/test --loss triplet_margin \\
+      --augment --output tuned
   fin fit --config fit.toml --resume";

@@ -23,7 +23,7 @@ use crate::data::{
     EvalSource, EvalTask, Evaluation, about, labelled_items, metric_rows, pair_columns,
     scored_columns,
 };
-use crate::family::{Family, Images, Item, Texts, base_of};
+use crate::family::{Family, Item, base_of, for_family};
 use crate::model::OpenModel;
 use crate::report::{self, Format, Result, count, note, rounded};
 
@@ -32,18 +32,21 @@ pub fn run(args: &FitArgs, registry: &Registry) -> Result<()> {
         Some(path) => args.settings.over_file(path)?,
         None => args.settings.clone(),
     };
-    match registry.modality(settings.required()?.model)? {
-        Modality::Text => run_with::<Texts>(args, &settings, registry),
-        Modality::Image => run_with::<Images>(args, &settings, registry),
-    }
+    let modality = registry.modality(settings.required()?.model)?;
+    for_family!(modality, run_with(args, &settings, registry, modality))
 }
 
-fn run_with<F: Family>(args: &FitArgs, settings: &Settings, registry: &Registry) -> Result<()> {
+fn run_with<F: Family>(
+    args: &FitArgs,
+    settings: &Settings,
+    registry: &Registry,
+    modality: Modality,
+) -> Result<()> {
     let required = settings.required()?;
     let config = settings.train_config()?;
     let seed = config.seed;
     let keeps_checkpoints = config.checkpoint_every_steps.is_some();
-    let model_options = settings.model_options()?;
+    let model_options = settings.model_options(modality)?;
     let loss_options = options("loss_option", settings.loss_option.as_ref())?;
     let loss = loss_from_name(required.loss, &loss_options)?;
     let evaluation_source = settings.evaluation_task(loss.as_ref());
@@ -221,7 +224,7 @@ impl Settings {
 fn items<F: Family>(texts: Dataset<String>, path: &Path) -> Result<Dataset<F::Item>> {
     let base = base_of(path);
     let targets: Targets = texts.targets().clone();
-    let item = |cell: &String| F::Item::from_cell(cell.clone(), &base);
+    let item = |cell: &String| F::Item::from_cell(cell.clone(), &base, None);
     let columns = texts.columns().iter();
     let columns = columns.map(|column| column.iter().map(item).collect());
     Ok(Dataset::new(columns.collect(), targets)?)

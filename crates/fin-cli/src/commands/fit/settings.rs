@@ -6,7 +6,8 @@ use clap::Args;
 use fin_core::image::Augmentation;
 use fin_core::input::Column;
 use fin_core::{BatchLimits, DeviceSpec, Error};
-use fin_registry::{ModelOptions, nearest};
+use fin_pointnet::PointAugmentation;
+use fin_registry::{Modality, ModelOptions, Tower, nearest};
 use fin_train::{Options, TrainConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -30,7 +31,8 @@ pub struct Settings {
     pub device: Option<String>,
 
     /// Pooling instead of the model's: cls, mean, mean_sqrt_len, max, last_token or gem (several,
-    /// separated by commas, are concatenated), or pooler; for images mean, max or gem
+    /// separated by commas, are concatenated), or pooler; for images mean, max or gem; for meshes
+    /// embedding or global
     #[arg(long, value_delimiter = ',', help_heading = "Model")]
     pub pooling: Option<Vec<String>>,
 
@@ -63,16 +65,31 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub max_pixels: Option<u64>,
 
+    /// Points that are sampled of a mesh, instead of the model's
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub points: Option<usize>,
+
+    /// Towers of a model of texts and images to leave as they are: text, image
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        value_parser = tower,
+        help_heading = "Model"
+    )]
+    pub lock: Option<Vec<Tower>>,
+
     /// Refuse weights with values that are NaN or infinite
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Model")]
     pub check: Option<bool>,
 
-    /// File of training data: .csv, .tsv or .jsonl; or directory of images by class
+    /// File of training data: .csv, .tsv or .jsonl; or directory of images or meshes by class
     #[arg(long, value_name = "FILE|DIR", help_heading = "Data")]
     pub train: Option<PathBuf>,
 
-    /// Change images of training at random: crops of 8 to 100 % of the area, mirrored in half of the
-    /// cases, with other brightness, contrast, saturation and hue
+    /// Change items of training at random. Images: crops of 8 to 100 % of the area, mirrored in half
+    /// of the cases, with other brightness, contrast, saturation and hue. Meshes: rotated about the
+    /// up axis, scaled, moved, their points jittered and some left out
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Data")]
     pub augment: Option<bool>,
 
@@ -94,7 +111,7 @@ pub struct Settings {
     #[arg(long, value_name = "MIN..MAX", help_heading = "Data")]
     pub score_range: Option<String>,
 
-    /// File of evaluation data, or directory of images by class
+    /// File of evaluation data, or directory of images or meshes by class
     #[arg(long, value_name = "FILE|DIR", help_heading = "Evaluation")]
     pub eval: Option<PathBuf>,
 
@@ -251,8 +268,10 @@ impl Settings {
         }
     }
 
-    pub fn model_options(&self) -> Result<ModelOptions> {
+    /// For a model of this kind.
+    pub fn model_options(&self, modality: Modality) -> Result<ModelOptions> {
         let augments = self.augment.unwrap_or_default();
+        let of_points = modality == Modality::Mesh;
         Ok(ModelOptions {
             device: self.device()?,
             limits: BatchLimits::default(),
@@ -265,7 +284,11 @@ impl Settings {
             check: self.check.unwrap_or_default(),
             image_size: self.image_size,
             max_pixels: self.max_pixels,
-            augmentation: augments.then(Augmentation::standard),
+            augmentation: (augments && !of_points).then(Augmentation::standard),
+            points: self.points,
+            point_augmentation: (augments && of_points).then(PointAugmentation::standard),
+            lock: self.lock.clone().unwrap_or_default(),
+            freeze_patterns: Vec::new(),
         })
     }
 
@@ -297,6 +320,10 @@ pub struct Required<'a> {
     pub train: &'a Path,
     pub loss: &'a str,
     pub output: &'a Path,
+}
+
+fn tower(text: &str) -> std::result::Result<Tower, String> {
+    serde_json::from_value(Value::from(text)).map_err(|_| "accepted: text, image".into())
 }
 
 /// Column choices from their text.

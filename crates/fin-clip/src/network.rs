@@ -1,0 +1,130 @@
+//! Both towers and the temperature as one module.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor};
+use fin_core::{EmbeddingNetwork, Result, l2_normalize};
+
+use crate::config::ClipConfig;
+use crate::text::{TextInput, TextTower};
+use crate::vision::VisionTower;
+
+/// Texts and images in, one vector an item out.
+#[derive(Module, Debug)]
+pub struct ClipNetwork {
+    /// Texts to vectors.
+    pub text: TextTower,
+    /// Images to vectors.
+    pub vision: VisionTower,
+    /// `[1]`: the logarithm of what cosines are multiplied by.
+    pub logit_scale: Param<Tensor<1>>,
+    /// Whether embeddings are scaled to unit length.
+    pub normalize: bool,
+}
+
+/// Where CLIP's training begins: the logarithm of 1 / 0.07.
+const INITIAL_LOGIT_SCALE: f32 = 2.659_26;
+
+/// A batch of texts, images, or both.
+#[derive(Debug, Clone)]
+pub struct ClipBatch {
+    /// The texts.
+    pub texts: Option<TextBatch>,
+    /// The images.
+    pub images: Option<ImageBatch>,
+    /// `[batch]`: for every item its row in texts followed by images; none where the batch holds
+    /// one kind alone, in order.
+    pub order: Option<Tensor<1, Int>>,
+}
+
+/// The texts of a batch.
+#[derive(Debug, Clone)]
+pub enum TextBatch {
+    /// Token ids.
+    Tokens(TextInput),
+    /// What a locked tower gave before, `[batch, projection_dim]`.
+    Features(Tensor<2>),
+}
+
+/// The images of a batch.
+#[derive(Debug, Clone)]
+pub enum ImageBatch {
+    /// `[batch, 3, height, width]`, normalised as the model asks for.
+    Pixels(Tensor<4>),
+    /// What a locked tower gave before, `[batch, projection_dim]`.
+    Features(Tensor<2>),
+}
+
+impl ClipConfig {
+    /// Makes the network.
+    ///
+    /// # Errors
+    /// [`fin_core::Error::Argument`] where XLM-RoBERTa's activation is unknown.
+    pub fn init(&self, device: &Device) -> Result<ClipNetwork> {
+        let scale = Tensor::from_floats([INITIAL_LOGIT_SCALE], device);
+        Ok(ClipNetwork {
+            text: self.text.init(self.projection_dim, device)?,
+            vision: self.vision.init(self.projection_dim, device),
+            logit_scale: Param::from_tensor(scale),
+            normalize: self.normalize,
+        })
+    }
+}
+
+impl ClipNetwork {
+    /// What upstream's `get_text_features` gives, `[batch, projection_dim]`.
+    pub fn text_features(&self, texts: &TextBatch) -> Tensor<2> {
+        match texts {
+            TextBatch::Tokens(input) => self.text.forward(input),
+            TextBatch::Features(features) => features.clone(),
+        }
+    }
+
+    /// What upstream's `get_image_features` gives, `[batch, projection_dim]`.
+    pub fn image_features(&self, images: &ImageBatch) -> Tensor<2> {
+        match images {
+            ImageBatch::Pixels(pixels) => self.vision.forward(pixels),
+            ImageBatch::Features(features) => features.clone(),
+        }
+    }
+
+    /// [`EmbeddingNetwork::embed`] without the scaling to unit length.
+    ///
+    /// # Panics
+    /// Where the batch is empty.
+    pub fn embed_unnormalized(&self, batch: &ClipBatch) -> Tensor<2> {
+        let texts = batch.texts.as_ref().map(|texts| self.text_features(texts));
+        let images = batch
+            .images
+            .as_ref()
+            .map(|images| self.image_features(images));
+        let rows = match (texts, images) {
+            (Some(texts), Some(images)) => Tensor::cat(vec![texts, images], 0),
+            (Some(rows), None) | (None, Some(rows)) => rows,
+            (None, None) => panic!("a batch of neither texts nor images"),
+        };
+        match &batch.order {
+            Some(order) => rows.select(0, order.clone()),
+            None => rows,
+        }
+    }
+
+    /// Cosines of texts `[texts, dim]` and images `[images, dim]` times `exp(logit_scale)`,
+    /// `[texts, images]`: `logits_per_text` of `transformers`.
+    pub fn logits(&self, texts: Tensor<2>, images: Tensor<2>) -> Tensor<2> {
+        let cosines = l2_normalize(texts).matmul(l2_normalize(images).transpose());
+        cosines * self.logit_scale.val().exp().unsqueeze()
+    }
+}
+
+impl EmbeddingNetwork for ClipNetwork {
+    type Batch = ClipBatch;
+
+    fn output_dim(&self) -> usize {
+        self.vision.output_dim()
+    }
+
+    fn embed(&self, batch: &ClipBatch) -> Tensor<2> {
+        let x = self.embed_unnormalized(batch);
+        if self.normalize { l2_normalize(x) } else { x }
+    }
+}
