@@ -12,6 +12,8 @@ pub mod blocked;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
+pub mod neighbours;
+#[cfg(feature = "flex")]
 mod simd;
 #[cfg(feature = "flex")]
 pub mod slices;

@@ -47,6 +47,8 @@ macro_rules! multiversion {
     };
 }
 
+pub(super) use multiversion;
+
 multiversion! {
     /// Adds `bias` `[width]` to every row and applies the activation, in place.
     pub(super) fn bias_activation(rows: &mut [f32], bias: Option<&[f32]>, width: usize, activation: Activation) {
