@@ -5,6 +5,7 @@ mod batching;
 pub mod device;
 pub mod embedder;
 mod error;
+pub mod files;
 #[cfg(feature = "image")]
 pub mod image;
 #[cfg(feature = "text")]

@@ -8,7 +8,7 @@ use fin_core::{Error, Result};
 use super::{Mesh, is_finite, unit};
 
 /// Memory that any file may claim beside its size.
-const SLACK: u64 = 60 << 20;
+pub(super) const SLACK: u64 = 60 << 20;
 
 /// Distance from zero along an axis from which coordinates of more than single precision are kept
 /// relative to the first of them.
@@ -89,6 +89,11 @@ impl Builder {
         self.counts.vertices
     }
 
+    /// Triangles so far.
+    pub(super) fn triangles(&self) -> u64 {
+        self.counts.triangles
+    }
+
     /// Whether there was a polygon.
     pub(super) fn has_polygons(&self) -> bool {
         self.counts.polygons > 0
@@ -107,14 +112,8 @@ impl Builder {
     pub(super) fn vertex(&mut self, position: [f64; 3]) {
         self.counts.vertices += 1;
         if self.wants_values() {
-            let finite = position.iter().all(|x| x.is_finite());
-            if self.origin.is_none() && finite {
-                let far = position.iter().any(|x| x.abs() >= FAR);
-                self.origin = Some(if far { position } else { [0.0; 3] });
-            }
-            let origin = self.origin.unwrap_or_default();
-            self.vertices
-                .push([0, 1, 2].map(|axis| (position[axis] - origin[axis]) as f32));
+            let position = relative(position, &mut self.origin);
+            self.vertices.push(position);
         }
     }
 
@@ -206,6 +205,16 @@ impl Builder {
             origin: self.origin.unwrap_or_default(),
         })
     }
+}
+
+/// A position of more than single precision relative to the origin, which the first decides.
+pub(super) fn relative(position: [f64; 3], origin: &mut Option<[f64; 3]>) -> [f32; 3] {
+    if origin.is_none() && position.iter().all(|x| x.is_finite()) {
+        let far = position.iter().any(|x| x.abs() >= FAR);
+        *origin = Some(if far { position } else { [0.0; 3] });
+    }
+    let origin = origin.unwrap_or_default();
+    [0, 1, 2].map(|axis| (position[axis] - origin[axis]) as f32)
 }
 
 /// Holds what is to be built, so many vectors and triangles, to the size of its file.

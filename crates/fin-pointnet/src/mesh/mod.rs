@@ -4,6 +4,9 @@
 //! | --- | --- | --- |
 //! | PLY | `ply` | text and both binary orders; polygons and triangle strips, or points with normals |
 //! | OBJ | `obj` | polygons, or points; materials, groups, curves and lines are left aside |
+//! | OFF | `off` | text; polygons, or points with normals |
+//! | STL | `stl` | text and binary; equal corners become one vertex |
+//! | glTF 2 | `gltf`, `glb` | triangles of the default scene where its nodes put them, or points |
 //!
 //! Polygons become triangles as fans around their first corner. Units and the upward axis are left
 //! as they are in the file.
@@ -32,9 +35,14 @@
 //! ```
 
 mod build;
+mod files;
+mod gltf;
 mod obj;
+mod off;
 mod ply;
+mod render;
 mod sample;
+mod stl;
 mod text;
 
 use std::ffi::OsStr;
@@ -43,6 +51,10 @@ use std::path::Path;
 
 use fin_core::{Error, Result};
 
+use self::text::without_mark;
+
+pub use files::{is_mesh_path, mesh_files, meshes_by_class};
+pub use render::render;
 pub use sample::OrientedPoints;
 
 /// A surface of triangles, or a cloud of points where there are none.
@@ -68,7 +80,7 @@ impl Mesh {
                 path,
                 format!(
                     "has no extension of a mesh or point cloud; known are {}",
-                    MeshFormat::extensions().join(", ")
+                    MeshFormat::EXTENSIONS.join(", ")
                 ),
             ));
         };
@@ -93,6 +105,9 @@ impl Mesh {
         match format {
             MeshFormat::Ply => ply::read(bytes, path),
             MeshFormat::Obj => obj::read(bytes, path),
+            MeshFormat::Off => off::read(bytes, path),
+            MeshFormat::Stl => stl::read(bytes, path),
+            MeshFormat::Gltf => gltf::read(bytes, path),
         }
     }
 
@@ -204,28 +219,46 @@ pub enum MeshFormat {
     Ply,
     /// Wavefront OBJ.
     Obj,
+    /// Object File Format of Geomview.
+    Off,
+    /// STL, text and binary.
+    Stl,
+    /// glTF 2.0, as JSON and as GLB.
+    Gltf,
 }
 
-/// Formats with their extensions, the usual one first.
-const EXTENSIONS: [(&str, MeshFormat); 2] = [("ply", MeshFormat::Ply), ("obj", MeshFormat::Obj)];
-
 impl MeshFormat {
+    /// All formats.
+    pub const ALL: [Self; 5] = [Self::Ply, Self::Obj, Self::Off, Self::Stl, Self::Gltf];
+
+    /// Extensions of all formats.
+    pub const EXTENSIONS: &'static [&'static str] = &["ply", "obj", "off", "stl", "gltf", "glb"];
+
     /// The format that a path's extension stands for, without regard to case.
     pub fn from_path(path: impl AsRef<Path>) -> Option<Self> {
         let extension = path.as_ref().extension().and_then(OsStr::to_str)?;
-        let known = |&&(known, _): &&(&str, Self)| known.eq_ignore_ascii_case(extension);
-        EXTENSIONS.iter().find(known).map(|&(_, format)| format)
+        Some(match extension.to_ascii_lowercase().as_str() {
+            "ply" => Self::Ply,
+            "obj" => Self::Obj,
+            "off" => Self::Off,
+            "stl" => Self::Stl,
+            "gltf" | "glb" => Self::Gltf,
+            _ => return None,
+        })
     }
 
-    /// Extensions of all formats.
-    pub fn extensions() -> Vec<&'static str> {
-        EXTENSIONS.iter().map(|(extension, _)| *extension).collect()
-    }
-
-    /// The format that content begins with the signature of. Not every format has one.
+    /// The format that content begins with the signature of. OBJ and STL have none.
     fn from_content(bytes: &[u8]) -> Option<Self> {
-        let first = bytes.split(|b| b.is_ascii_whitespace()).next()?;
-        (first == b"ply").then_some(Self::Ply)
+        let first = without_mark(bytes).split(u8::is_ascii_whitespace).next()?;
+        if first == b"ply" {
+            Some(Self::Ply)
+        } else if bytes.starts_with(gltf::MAGIC) {
+            Some(Self::Gltf)
+        } else if off::keyword(first).is_some() {
+            Some(Self::Off)
+        } else {
+            None
+        }
     }
 }
 
@@ -234,6 +267,9 @@ impl fmt::Display for MeshFormat {
         f.write_str(match self {
             Self::Ply => "PLY",
             Self::Obj => "OBJ",
+            Self::Off => "OFF",
+            Self::Stl => "STL",
+            Self::Gltf => "glTF",
         })
     }
 }

@@ -422,14 +422,19 @@ fn header(bytes: &[u8]) -> Parsed<(Header, usize, u64)> {
         if number == 1 && line != "ply" {
             return fault("does not begin with a line `ply`");
         }
-        if line.is_empty() {
-            continue;
-        }
-        match line.split_ascii_whitespace().next() {
-            Some("element") => elements += 1,
-            Some("property") => properties += 1,
-            _ => {}
-        }
+        // Whatever else there is counts as a comment, as some writers forget to say.
+        let line = match line.split_ascii_whitespace().next() {
+            Some("element") => {
+                elements += 1;
+                line
+            }
+            Some("property") => {
+                properties += 1;
+                line
+            }
+            Some("ply" | "format" | "end_header") => line,
+            _ => "comment".into(),
+        };
         text.push_str(&line);
         text.push('\n');
         if line == "end_header" {
@@ -441,8 +446,12 @@ fn header(bytes: &[u8]) -> Parsed<(Header, usize, u64)> {
     let header = Parser::<DefaultElement>::new()
         .read_header(&mut reader)
         .map_err(|error| {
-            let reason = error.to_string();
-            Problem::File(format!("the header is not one of PLY: {reason}"))
+            let Some(line) = error.line().map(|line| line as u64) else {
+                return Problem::File(format!("the header is not one of PLY: {error}"));
+            };
+            let text = text.lines().nth(line as usize - 1).unwrap_or_default();
+            let reason = format!("`{}` has no place in a PLY header", shown(text.as_bytes()));
+            Problem::Line(line, reason)
         })?;
     let kept: usize = header.elements.values().map(|e| e.properties.len()).sum();
     if (header.elements.len(), kept) != (elements, properties) {

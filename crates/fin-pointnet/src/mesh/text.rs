@@ -38,11 +38,6 @@ impl<'a> Lines<'a> {
         &self.text[start..self.consumed()]
     }
 
-    /// Number of the line that came last.
-    pub(super) fn number(&self) -> u64 {
-        self.number
-    }
-
     /// The next line that holds more than white space and what follows a `#`.
     pub(super) fn next_content(&mut self) -> Option<(u64, &'a [u8])> {
         self.find_map(|(number, line)| {
