@@ -40,6 +40,17 @@ pub trait EmbeddingNetwork: Module {
 
     /// `[batch, output_dim]`.
     fn embed(&self, batch: &Self::Batch) -> Tensor<2>;
+
+    /// Logarithm of what cosines of embeddings are multiplied by, where the network keeps it beside
+    /// its weights: CLIP's `logit_scale`.
+    fn logit_scale(&self) -> Option<f32> {
+        None
+    }
+
+    /// With another [`EmbeddingNetwork::logit_scale`]; of no consequence where it has none.
+    fn with_logit_scale(self, _logit_scale: f32) -> Self {
+        self
+    }
 }
 
 /// A whole embedding model: preprocessing, network, and the directory it is kept in.

@@ -250,6 +250,7 @@ impl<E: Embedder> Trainer<E> {
         self.loss.prepare(&LossShape {
             classes: dataset.targets().classes(),
             dim: embedder.network().output_dim(),
+            logit_scale: embedder.network().logit_scale(),
             seed: self.config.seed,
             device: plain.clone(),
         })?;
@@ -387,7 +388,10 @@ impl<E: Embedder> Trainer<E> {
                     let gradients = GradientsParams::from_module(&mut gradients, &parameters);
                     let rate = self.loss_optimizer.learning_rate * factor;
                     let (updated, norm) = loss_optimizer.step(parameters, gradients, rate)?;
-                    self.loss.set_parameters(updated);
+                    self.loss.set_parameters(match self.loss.bounds() {
+                        Some(bounds) => updated.clamped(bounds),
+                        None => updated,
+                    });
                     if !norm.is_finite() {
                         return Err(diverged("norm of the loss's gradients", step, norm));
                     }
@@ -475,8 +479,16 @@ impl<E: Embedder> Trainer<E> {
             stopped: state.step < plan.total,
             checkpoint: written,
         };
-        let network = network.valid();
+        let network = with_scale(network.valid(), self.loss.as_ref());
         Ok((embedder.with_network(network), summary))
+    }
+}
+
+/// A network with the temperature that the loss has learnt, if it has one and the network keeps it.
+fn with_scale<N: EmbeddingNetwork>(network: N, loss: &dyn Loss) -> N {
+    match (network.logit_scale(), loss.logit_scale()) {
+        (Some(_), Some(scale)) => network.with_logit_scale(scale),
+        _ => network,
     }
 }
 

@@ -84,14 +84,16 @@ fn check(fixture: &str, loss: &str, options: impl Fn(&Value) -> Options) {
         let mut inputs = inputs;
         if present.last() == Some(&"weight") {
             loss.prepare(&LossShape {
-                classes: case["classes"].as_u64().unwrap() as usize,
+                classes: case["classes"].as_u64().unwrap_or_default() as usize,
                 dim: embeddings[0].dims()[1],
+                logit_scale: None,
                 seed: 0,
                 device: device.clone(),
             })
             .unwrap();
             let weight = LossParameters::new(embeddings.pop().unwrap());
-            inputs[1] = weight.weight();
+            let last = inputs.len() - 1;
+            inputs[last] = weight.weight();
             loss.set_parameters(weight);
         }
         let value = loss.forward(&embeddings, &targets).unwrap();
@@ -176,6 +178,68 @@ fn triplet_margin_agrees() {
     check("triplet_margin_mined", "triplet_margin", given);
 }
 
+#[test]
+fn clip_with_a_learned_temperature_agrees() {
+    check("clip_learned", "clip", |_| {
+        Options::from_iter([("learn_temperature".to_string(), json!(true))])
+    });
+}
+
+#[test]
+fn clip_begins_at_the_temperature_of_the_model() {
+    let device = Device::flex();
+    let prepared = |options: Value, logit_scale| {
+        let mut loss = loss_from_name("clip", options.as_object().unwrap()).unwrap();
+        loss.prepare(&LossShape {
+            classes: 0,
+            dim: 4,
+            logit_scale,
+            seed: 0,
+            device: device.clone(),
+        })
+        .unwrap();
+        loss
+    };
+    for (options, own, expected) in [
+        (json!({}), None, (1.0f64 / 0.07).ln()),
+        (json!({}), Some(3.0), 3.0),
+        (json!({"temperature": 0.5}), Some(3.0), 2f64.ln()),
+        // No more than 100, whatever a file says.
+        (json!({}), Some(5.5), 100f64.ln()),
+    ] {
+        let fixed = prepared(options.clone(), own);
+        assert!(!fixed.has_parameters() && fixed.parameters().is_none());
+        assert_eq!(fixed.logit_scale(), None);
+        let mut options = options;
+        options["learn_temperature"] = json!(true);
+        let learned = prepared(options, own);
+        let (name, parameters) = learned.parameters().unwrap();
+        assert_eq!((name, parameters.weight().dims()), ("logit_scale", [1, 1]));
+        let found = f64::from(learned.logit_scale().unwrap());
+        assert!((found - expected).abs() < 1e-6, "{found} is not {expected}");
+        assert_eq!(learned.bounds(), Some((0.0, 100f64.ln())));
+        let items =
+            || Tensor::<2>::from_floats([[1.0, 0.0, 0.5, 0.0], [0.2, 1.0, 0.0, 0.0]], &device);
+        let value = |loss: &dyn Loss| {
+            let other = items() * Tensor::from_floats([[1.0, 0.3, -1.0, 0.0]], &device);
+            let value = loss.forward(&[items(), other], &BatchTargets::None);
+            value.unwrap().into_scalar::<f32>()
+        };
+        let (a, b) = (value(fixed.as_ref()), value(learned.as_ref()));
+        assert!((a - b).abs() < 1e-5 * a.abs(), "{a} is not {b}");
+    }
+    let negative = json!({"temperature": -1.0});
+    assert!(loss_from_name("clip", negative.as_object().unwrap()).is_err());
+    let mut unprepared = loss_from_name(
+        "clip",
+        json!({"learn_temperature": true}).as_object().unwrap(),
+    )
+    .unwrap();
+    assert_eq!(unprepared.logit_scale(), None);
+    unprepared.set_parameters(LossParameters::new(Tensor::ones([1, 1], &device)));
+    assert_eq!(unprepared.logit_scale(), Some(1.0));
+}
+
 macro_rules! agrees {
     ($($name:ident)*) => {
         mod agrees {
@@ -209,6 +273,7 @@ fn degenerate_batches_have_finite_gradients() {
         loss.prepare(&LossShape {
             classes: 3,
             dim: 4,
+            logit_scale: None,
             seed: 1,
             device: device.clone(),
         })
@@ -279,6 +344,7 @@ fn losses_with_parameters_say_what_they_need() {
             let shape = LossShape {
                 classes,
                 dim: 4,
+                logit_scale: None,
                 seed: 0,
                 device: device.clone(),
             };

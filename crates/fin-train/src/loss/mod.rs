@@ -3,7 +3,7 @@
 //! | name | data | source |
 //! | --- | --- | --- |
 //! | `angle` | pairs with a score | Li and Li 2024 |
-//! | `clip` | pairs | Radford et al. 2021 |
+//! | `clip` | pairs; has a parameter where asked for | Radford et al. 2021 |
 //! | `co_sent` | pairs with a score | Su 2022 |
 //! | `cosine_similarity` | pairs with a score | Reimers and Gurevych 2019 |
 //! | `margin_mse` | triplets with a score | Hofstätter et al. 2020 |
@@ -175,6 +175,18 @@ pub trait Loss: fmt::Debug + Send {
 
     /// Puts other values in the place of [`Loss::parameters`].
     fn set_parameters(&mut self, _parameters: LossParameters) {}
+
+    /// Smallest and largest value that a parameter may have; those beyond are put there after every
+    /// step.
+    fn bounds(&self) -> Option<(f64, f64)> {
+        None
+    }
+
+    /// The learned logarithm of what cosines are multiplied by, if that is what the parameters are;
+    /// a network that keeps one has it from here after training.
+    fn logit_scale(&self) -> Option<f32> {
+        None
+    }
 }
 
 /// The data a loss is defined on.

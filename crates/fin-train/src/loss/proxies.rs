@@ -28,6 +28,8 @@ pub struct LossShape {
     pub classes: usize,
     /// Width of an embedding.
     pub dim: usize,
+    /// Logarithm of what the network's cosines are multiplied by, where it keeps one.
+    pub logit_scale: Option<f32>,
     /// Seed of the initial values, which are the same on every device.
     pub seed: u64,
     /// Where they go.
@@ -51,6 +53,19 @@ impl LossParameters {
     /// The matrix, in the layout that the loss documents.
     pub fn weight(&self) -> Tensor<2> {
         self.weight.val()
+    }
+
+    /// With every value between these bounds; what is trained stays so.
+    pub(crate) fn clamped(self, (min, max): (f64, f64)) -> Self {
+        let (id, weight, mapper) = self.weight.consume();
+        let trained = weight.is_require_grad();
+        let weight = match trained {
+            true => Tensor::from_inner(weight.inner().clamp(min, max)).require_grad(),
+            false => weight.clamp(min, max),
+        };
+        Self {
+            weight: Param::from_mapped_value(id, weight, mapper),
+        }
     }
 
     /// Writes the matrix as safetensors under the name that the reference library has for it.
