@@ -20,6 +20,7 @@ use crate::report::Format;
 ///   cosine_similarity           text, text, score (a range other than 0..1 is scaled)
 ///   multiple_negatives_ranking  anchor, positive, any number of hard negatives
 ///   triplet_margin, arc_face    text, label
+///   mse                         text; with --targets, a teacher's embedding of each
 ///
 /// With a model of images, paths stand in the place of texts, relative to the directory that the
 /// file is in; items with labels can also be a directory with a directory a class.
@@ -66,4 +67,6 @@ Examples:
       --loss cosine_similarity --output tuned
   fin fit --model resnet-base --train photos/train --eval photos/test \\
       --loss triplet_margin --loss-option miner=batch_hard --augment --output tuned
+  fin encode texts.txt --model all-minilm-l6-v2 --output teacher.npy
+  fin fit --model student --train texts.txt --targets teacher.npy --loss mse --output tuned
   fin fit --config fit.toml --resume";

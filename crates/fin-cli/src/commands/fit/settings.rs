@@ -94,6 +94,11 @@ pub struct Settings {
     #[arg(long, value_name = "MIN..MAX", help_heading = "Data")]
     pub score_range: Option<String>,
 
+    /// NumPy file with a teacher's embeddings, for the loss mse: row i is what training item i is to
+    /// be embedded as
+    #[arg(long, value_name = "NPY", help_heading = "Data")]
+    pub targets: Option<PathBuf>,
+
     /// File of evaluation data, or directory of images by class
     #[arg(long, value_name = "FILE|DIR", help_heading = "Evaluation")]
     pub eval: Option<PathBuf>,
