@@ -17,8 +17,10 @@ cargo xtask <task>
 
   crates [--build]           what each library costs alone: dependencies, and with --build the
                              seconds of a clean release build
-  demo [--model DIR]         fine-tune on fixtures/help-desk: retrieval before and after, then
-                             searches; fetches all-MiniLM-L6-v2 from PyPI unless DIR is given
+  demo [--model DIR|all-minilm-l6-v2]
+                             fine-tune on fixtures/help-desk: retrieval before and after, then
+                             searches; with the model that is part of fin, with all-MiniLM-L6-v2
+                             from PyPI, or with yours
   demo-images [--data DIR] [--report HTML]
                              the same for images: EfficientNet-Lite0 from PyPI on Fashion-MNIST
                              from Debian, or on DIR/train and DIR/test; writes a page to look at
