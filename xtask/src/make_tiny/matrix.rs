@@ -87,18 +87,19 @@ impl Matrix {
         let mut covariance = vec![vec![0.0; width]; width];
         let mut centred = vec![0.0; width];
         for row in self.rows() {
-            for i in 0..width {
-                centred[i] = f64::from(row[i]) - mean[i];
+            for ((x, value), mean) in centred.iter_mut().zip(row).zip(&mean) {
+                *x = f64::from(*value) - mean;
             }
-            for i in 0..width {
-                let x = centred[i] / rows;
-                let into = &mut covariance[i][..=i];
-                into.iter_mut().zip(&centred).for_each(|(c, y)| *c += x * y);
+            for (i, (into, x)) in covariance.iter_mut().zip(&centred).enumerate() {
+                let x = x / rows;
+                let below = into[..=i].iter_mut().zip(&centred);
+                below.for_each(|(c, y)| *c += x * y);
             }
         }
         for i in 0..width {
-            for j in i + 1..width {
-                covariance[i][j] = covariance[j][i];
+            let (above, rest) = covariance.split_at_mut(i);
+            for (j, row) in above.iter_mut().enumerate() {
+                row[i] = rest[0][j];
             }
         }
         let (values, vectors) = symmetric_eigen(covariance);
