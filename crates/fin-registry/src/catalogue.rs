@@ -531,7 +531,11 @@ mod tests {
             assert!(row.output_dim > 0, "{}", row.name);
             assert!(!row.description.is_empty() && !row.licence.is_empty());
             let parts = row.source.split('/').count();
-            assert!(row.is_address() || parts == 2, "{}", row.source);
+            assert!(
+                row.is_address() || row.is_embedded() || parts == 2,
+                "{}",
+                row.source
+            );
         }
     }
 
@@ -552,6 +556,7 @@ mod tests {
         assert_eq!(
             rows,
             [
+                ("fin-tiny-en", 128, "bert", 256),
                 ("jina-embedding-t-en-v1", 312, "bert", 512),
                 ("jina-embedding-s-en-v1", 512, "t5", 512),
                 ("jina-embedding-b-en-v1", 768, "t5", 512),

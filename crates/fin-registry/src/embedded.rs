@@ -61,7 +61,7 @@ pub(crate) fn directory(row: &ModelRow, cache: Option<&Path>) -> Result<PathBuf>
     {
         return Ok(directory);
     }
-    let own = format!("fin-embedded-{}", std::process::id());
+    let own = concat!("fin-embedded-", env!("CARGO_PKG_VERSION"));
     put(&std::env::temp_dir().join(own).join(name), files)
 }
 
@@ -135,7 +135,6 @@ mod tests {
         let found = directory(row, Some(&file)).unwrap();
         assert!(found.starts_with(std::env::temp_dir()));
         assert!(found.join("model.safetensors").is_file());
-        std::fs::remove_dir_all(found.parent().unwrap()).unwrap();
         let cache = dir.path().join("cache");
         let found = directory(row, Some(&cache)).unwrap();
         assert!(found.starts_with(&cache));
