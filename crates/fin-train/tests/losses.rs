@@ -68,6 +68,11 @@ fn check(fixture: &str, loss: &str, options: impl Fn(&Value) -> Options) {
             .collect();
         let targets = if tensors.get(&format!("{name}.scores")).is_some() {
             BatchTargets::Scores(tensors.read_f32(&format!("{name}.scores")).unwrap())
+        } else if let Some(vectors) = tensors.get(&format!("{name}.vectors")) {
+            BatchTargets::Vectors {
+                dim: vectors.shape()[1],
+                values: tensors.read_f32(&format!("{name}.vectors")).unwrap(),
+            }
         } else if let Ok(labels) = integers.tensor(&format!("{name}.labels")) {
             let labels = labels.data().as_chunks::<8>().0;
             BatchTargets::Labels(
@@ -256,7 +261,7 @@ macro_rules! agrees {
 agrees! {
     angle angular arc_face circle clip co_sent contrastive cos_face fast_ap
     generalized_lifted_structure intra_pair_variance large_margin_softmax lifted_structure margin
-    margin_mse matryoshka multi_similarity n_pairs nca normalized_softmax nt_xent
+    margin_mse matryoshka mse multi_similarity n_pairs nca normalized_softmax nt_xent
     online_contrastive pair_contrastive proxy_anchor proxy_nca signal_to_noise_contrastive
     soft_triple sphere_face sup_con triplet tuplet_margin vicreg
 }
@@ -307,6 +312,10 @@ fn degenerate_batches_have_finite_gradients() {
                         BatchTargets::Scores(labels.map(|label| (label % 2) as f32).to_vec())
                     }
                     TargetKind::Labels => BatchTargets::Labels(labels.to_vec()),
+                    TargetKind::Vectors => BatchTargets::Vectors {
+                        values: axes.clone(),
+                        dim: 4,
+                    },
                 };
                 let value = loss.forward(&columns, &targets).unwrap();
                 let gradients = value.clone().backward();
@@ -394,6 +403,20 @@ fn batches_of_another_form_are_refused() {
         ),
     ] {
         let error = loss.forward(&embeddings, &targets).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+    let loss = loss_from_name("mse", &Options::new()).unwrap();
+    let vectors = |count, dim| BatchTargets::Vectors {
+        values: vec![0.0; count],
+        dim,
+    };
+    for (targets, what) in [
+        (BatchTargets::Scores(vec![0.0; 2]), "a vector each"),
+        (vectors(10, 5), "5 components and an embedding 4"),
+        (vectors(12, 4), "3 targets"),
+        (vectors(0, 0), "0 targets"),
+    ] {
+        let error = loss.forward(&[zeros(2)], &targets).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     }
 }

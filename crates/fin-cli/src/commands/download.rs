@@ -41,9 +41,9 @@ pub fn run(args: &DownloadArgs, registry: &Registry) -> Result<()> {
         HubSource::new(&args.name)
     } else {
         let row = registry.catalogue.find(&args.name)?;
-        if row.is_address() {
+        if row.is_address() || row.is_embedded() {
             if args.revision.is_some() {
-                let reason = "the weights of this model are a file, which has no revisions";
+                let reason = "this model is not in a repository and has no revisions";
                 return Err(Error::argument("revision", reason).into());
             }
             let path = registry.locations.fetch(row)?;

@@ -5,6 +5,7 @@
 //! | [`Dataset::scored_pairs`] | first, second | a similarity in `[0, 1]` |
 //! | [`Dataset::pairs`] | anchor, positive, then hard negatives | none |
 //! | [`Dataset::labelled`] | item | a class |
+//! | [`Dataset::with_vectors`] | one or more | a vector, a teacher's embedding say |
 //!
 //! ```
 //! use fin_train::dataset::{Dataset, ScoreRange};
@@ -43,15 +44,23 @@ pub enum Targets {
         /// Class names.
         names: Vec<String>,
     },
+    /// A vector an example.
+    Vectors {
+        /// The vectors one after the other.
+        values: Vec<f32>,
+        /// Length of a vector.
+        dim: usize,
+    },
 }
 
 impl Targets {
-    /// Which of the three it is.
+    /// Which of them it is.
     pub fn kind(&self) -> TargetKind {
         match self {
             Self::None => TargetKind::None,
             Self::Scores(_) => TargetKind::Scores,
             Self::Labels { .. } => TargetKind::Labels,
+            Self::Vectors { .. } => TargetKind::Vectors,
         }
     }
 
@@ -59,7 +68,7 @@ impl Targets {
     pub fn classes(&self) -> usize {
         match self {
             Self::Labels { names, .. } => names.len(),
-            Self::None | Self::Scores(_) => 0,
+            Self::None | Self::Scores(_) | Self::Vectors { .. } => 0,
         }
     }
 
@@ -73,6 +82,14 @@ impl Targets {
             Self::Labels { ids, .. } => {
                 BatchTargets::Labels(indices.iter().map(|&i| ids[i]).collect())
             }
+            Self::Vectors { values, dim } => BatchTargets::Vectors {
+                values: indices
+                    .iter()
+                    .flat_map(|&i| &values[i * dim..(i + 1) * dim])
+                    .copied()
+                    .collect(),
+                dim: *dim,
+            },
         }
     }
 }
@@ -86,6 +103,8 @@ pub enum TargetKind {
     Scores,
     /// A class an example.
     Labels,
+    /// A vector an example.
+    Vectors,
 }
 
 impl fmt::Display for TargetKind {
@@ -94,6 +113,7 @@ impl fmt::Display for TargetKind {
             Self::None => "no targets",
             Self::Scores => "a score each",
             Self::Labels => "a label each",
+            Self::Vectors => "a vector each",
         })
     }
 }
@@ -107,15 +127,23 @@ pub enum BatchTargets {
     Scores(Vec<f32>),
     /// A class an example, as a number.
     Labels(Vec<usize>),
+    /// A vector an example.
+    Vectors {
+        /// The vectors one after the other.
+        values: Vec<f32>,
+        /// Length of a vector.
+        dim: usize,
+    },
 }
 
 impl BatchTargets {
-    /// Which of the three it is.
+    /// Which of them it is.
     pub fn kind(&self) -> TargetKind {
         match self {
             Self::None => TargetKind::None,
             Self::Scores(_) => TargetKind::Scores,
             Self::Labels(_) => TargetKind::Labels,
+            Self::Vectors { .. } => TargetKind::Vectors,
         }
     }
 }
@@ -131,8 +159,8 @@ impl<I> Dataset<I> {
     /// From columns of equal length, one value an example.
     ///
     /// # Errors
-    /// [`Error::Argument`] where there are no columns or no examples, lengths differ, a score is
-    /// not finite or a label has no name.
+    /// [`Error::Argument`] where there are no columns or no examples, lengths differ, a score or
+    /// a vector's component is not finite or a label has no name.
     pub fn new(columns: Vec<Vec<I>>, targets: Targets) -> Result<Self> {
         let invalid = |reason: String| Err(Error::argument("dataset", reason));
         let Some(first) = columns.first() else {
@@ -176,6 +204,8 @@ impl<I> Dataset<I> {
                     ));
                 }
             }
+            Targets::Vectors { values, dim } => check_vectors(len, values, *dim)
+                .map_err(|reason| Error::argument("dataset", reason))?,
         }
         Ok(Self { columns, targets })
     }
@@ -259,6 +289,15 @@ impl<I> Dataset<I> {
         Self::new(vec![items], Targets::Labels { ids, names })
     }
 
+    /// Items with a vector each: row `i` of a matrix of this width, row-major, is that of example
+    /// `i`. With several columns, the items of an example have the same vector.
+    ///
+    /// # Errors
+    /// As [`Dataset::new`]; where the numbers of rows and examples differ, the error says both.
+    pub fn with_vectors(columns: Vec<Vec<I>>, values: Vec<f32>, dim: usize) -> Result<Self> {
+        Self::new(columns, Targets::Vectors { values, dim })
+    }
+
     /// Number of examples; at least 1.
     pub fn len(&self) -> usize {
         self.columns[0].len()
@@ -280,6 +319,32 @@ impl<I> Dataset<I> {
     }
 }
 
+/// What is wrong with vectors that are to be one an example.
+fn check_vectors(len: usize, values: &[f32], dim: usize) -> Result<(), String> {
+    if dim == 0 {
+        return Err("vectors have no components".into());
+    }
+    if len.checked_mul(dim) != Some(values.len()) {
+        let rows = values.len() / dim;
+        let rest = match values.len() % dim {
+            0 => String::new(),
+            rest => format!(" and {rest} components"),
+        };
+        return Err(format!(
+            "{len} examples have {rows} vectors of {dim} components{rest}"
+        ));
+    }
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(at) => Err(format!(
+            "row {}: component {} is {}, which is not finite",
+            at / dim + 1,
+            at % dim,
+            values[at]
+        )),
+        None => Ok(()),
+    }
+}
+
 impl<I: Hash> Dataset<I> {
     /// A 64-bit digest of all items and targets in order, by which a resumed run knows its data.
     pub fn fingerprint(&self) -> u64 {
@@ -293,6 +358,12 @@ impl<I: Hash> Dataset<I> {
                 .iter()
                 .for_each(|score| score.to_bits().hash(&mut hasher)),
             Targets::Labels { ids, names } => (ids, names).hash(&mut hasher),
+            Targets::Vectors { values, dim } => {
+                dim.hash(&mut hasher);
+                values
+                    .iter()
+                    .for_each(|value| value.to_bits().hash(&mut hasher));
+            }
         }
         hasher.finish()
     }
@@ -406,10 +477,47 @@ mod tests {
                 },
                 "row 1",
             ),
+            (
+                vec![vec![1, 2]],
+                vectors(vec![0.0; 3], 2),
+                "1 vectors of 2 components and 1",
+            ),
+            (
+                vec![vec![1]],
+                vectors(vec![0.0; 4], 2),
+                "1 examples have 2 vectors",
+            ),
+            (vec![vec![1]], vectors(vec![], 0), "no components"),
+            (
+                vec![vec![1, 2]],
+                vectors(vec![0.0, 0.0, 0.0, f32::NAN], 2),
+                "row 2: component 1",
+            ),
         ] {
             let error = Dataset::new(columns, targets).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
+    }
+
+    fn vectors(values: Vec<f32>, dim: usize) -> Targets {
+        Targets::Vectors { values, dim }
+    }
+
+    #[test]
+    fn a_batch_has_the_vectors_of_its_examples() {
+        let values = vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let data = Dataset::with_vectors(vec![vec!["a", "b", "c"]], values.clone(), 2).unwrap();
+        let expected = BatchTargets::Vectors {
+            values: vec![5.0, 6.0, 1.0, 2.0],
+            dim: 2,
+        };
+        assert_eq!(data.targets().select(&[2, 0]), expected);
+        assert_eq!(data.targets().classes(), 0);
+        let other = |values| Dataset::with_vectors(vec![vec!["a", "b", "c"]], values, 2);
+        let mut changed = values.clone();
+        changed[3] = 4.5;
+        assert_eq!(other(values).unwrap().fingerprint(), data.fingerprint());
+        assert_ne!(other(changed).unwrap().fingerprint(), data.fingerprint());
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Loss for CosineSimilarityLoss {
         let scores = match targets {
             BatchTargets::Scores(scores) => TensorData::new(scores.clone(), [batch, 1]),
             // Refused by `check_batch`.
-            BatchTargets::None | BatchTargets::Labels(_) => TensorData::zeros::<f32, _>([batch, 1]),
+            _ => TensorData::zeros::<f32, _>([batch, 1]),
         };
         let scores = Tensor::<2>::from_data(scores, &embeddings[0].device());
         let [a, b] = [0, 1].map(|column: usize| normalize_rows(embeddings[column].clone(), EPS));

@@ -160,7 +160,7 @@ impl<'a> LabelledBatch<'a> {
         let labels: &[usize] = match targets {
             BatchTargets::Labels(labels) => labels,
             // Refused by `check_batch`.
-            BatchTargets::None | BatchTargets::Scores(_) => &[],
+            _ => &[],
         };
         let mined = match miner {
             None => None,

@@ -8,6 +8,7 @@
 //! | `cosine_similarity` | pairs with a score | Reimers and Gurevych 2019 |
 //! | `margin_mse` | triplets with a score | Hofstätter et al. 2020 |
 //! | `matryoshka` | that of the loss within | Kusupati et al. 2022 |
+//! | `mse` | items with a vector | Reimers and Gurevych 2020 |
 //! | `multiple_negatives_ranking` | pairs, hard negatives optional | Henderson et al. 2017 |
 //! | `online_contrastive` | pairs with a score of 0 or 1 | sentence-transformers |
 //! | `pair_contrastive` | pairs with a score of 0 or 1 | Hadsell et al. 2006 |
@@ -63,6 +64,7 @@ mod lifted_structure;
 mod margin;
 mod margin_mse;
 mod matryoshka;
+mod mse;
 mod multi_similarity;
 mod multiple_negatives_ranking;
 mod n_pairs;
@@ -107,6 +109,7 @@ pub use lifted_structure::LiftedStructureLoss;
 pub use margin::MarginLoss;
 pub use margin_mse::MarginMseLoss;
 pub use matryoshka::MatryoshkaLoss;
+pub use mse::MseLoss;
 pub use multi_similarity::MultiSimilarityLoss;
 pub use multiple_negatives_ranking::MultipleNegativesRankingLoss;
 pub use n_pairs::NPairsLoss;
@@ -232,7 +235,7 @@ impl fmt::Display for ExpectedData {
     }
 }
 
-const LOSSES: [Entry<dyn Loss>; 35] = [
+const LOSSES: [Entry<dyn Loss>; 36] = [
     ("angle", |_, options| {
         Ok(Box::new(AngleLoss::from_options(options)?))
     }),
@@ -293,6 +296,9 @@ const LOSSES: [Entry<dyn Loss>; 35] = [
     }),
     ("matryoshka", |_, options| {
         Ok(Box::new(MatryoshkaLoss::from_options(options)?))
+    }),
+    ("mse", |_, options| {
+        Ok(Box::new(MseLoss::from_options(options)?))
     }),
     ("multi_similarity", |_, options| {
         Ok(Box::new(Labelled::<MultiSimilarityLoss>::from_options(
@@ -418,6 +424,7 @@ fn check_batch(
         BatchTargets::None => dims[0],
         BatchTargets::Scores(scores) => scores.len(),
         BatchTargets::Labels(labels) => labels.len(),
+        BatchTargets::Vectors { values, dim } => values.len().checked_div(*dim).unwrap_or(0),
     };
     if count != dims[0] {
         return invalid(format!("{} embeddings have {count} targets", dims[0]));
@@ -430,7 +437,7 @@ fn scores(targets: &BatchTargets, device: &Device) -> Tensor<2> {
     let scores: &[f32] = match targets {
         BatchTargets::Scores(scores) => scores,
         // Refused by `check_batch`.
-        BatchTargets::None | BatchTargets::Labels(_) => &[],
+        BatchTargets::None | BatchTargets::Labels(_) | BatchTargets::Vectors { .. } => &[],
     };
     let data = TensorData::new(scores.to_vec(), [scores.len(), 1]);
     Tensor::from_data(data, device)

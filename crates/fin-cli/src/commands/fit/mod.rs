@@ -21,6 +21,7 @@ use crate::report::Format;
 ///   multiple_negatives_ranking  anchor, positive, any number of hard negatives
 ///   triplet_margin, arc_face    text, label
 ///   clip                        text, image, or the other way round
+///   mse                         text; with --targets, a teacher's embedding of each
 ///
 /// With a model of images or meshes, paths stand in the place of texts, relative to the directory
 /// that the file is in; items with labels can also be a directory with a directory a class. With a
@@ -71,4 +72,6 @@ Examples:
   fin fit --model clip-base-en --train captions.csv --loss clip --lock image --output tuned
   fin fit --model ./shapes --train meshes/train --eval meshes/test --loss triplet_margin \\
       --augment --output tuned
+  fin encode texts.txt --model all-minilm-l6-v2 --output teacher.npy
+  fin fit --model student --train texts.txt --targets teacher.npy --loss mse --output tuned
   fin fit --config fit.toml --resume";

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use fin_core::input::{Column, ReadOptions, read_scored_pairs};
+use fin_core::output::read_npy_f32;
 use fin_core::{Embedder, Error};
 use fin_registry::{Modality, Registry};
 use fin_train::callback::{Evaluate, ProgressBar};
@@ -69,7 +70,15 @@ fn run_with<F: Family>(
 
     let read = read_options(settings.no_header.unwrap_or_default(), None);
     let chosen = columns(settings.columns.as_ref());
-    let dataset = match loss.accepts().targets {
+    let kind = loss.accepts().targets;
+    if settings.targets.is_some() && kind != TargetKind::Vectors {
+        let reason = format!(
+            "are for the loss mse; `{}` takes {kind} from the training data",
+            required.loss
+        );
+        return Err(Error::argument("targets", reason).into());
+    }
+    let dataset = match kind {
         TargetKind::Scores => {
             let range = settings.score_range.as_deref();
             let texts = scored_pairs(required.train, &chosen, read, range)?;
@@ -91,6 +100,7 @@ fn run_with<F: Family>(
             let texts = pairs_from_file(required.train, &pair_columns(&chosen)?, read)?;
             items::<F>(texts, required.train)?
         }
+        TargetKind::Vectors => distilled::<F>(settings, required.train, &chosen, read)?,
     };
     let evaluation = match evaluation_source {
         Some(task) => settings.evaluation::<F>(task, read)?,
@@ -188,7 +198,7 @@ impl Settings {
     fn evaluation_task(&self, loss: &dyn Loss) -> Option<EvalTask> {
         self.eval.as_ref()?;
         let usual = match loss.accepts().targets {
-            TargetKind::Scores => EvalTask::Sts,
+            TargetKind::Scores | TargetKind::Vectors => EvalTask::Sts,
             TargetKind::None => EvalTask::Retrieval,
             TargetKind::Labels => EvalTask::Labelled,
         };
@@ -228,6 +238,39 @@ fn items<F: Family>(texts: Dataset<String>, path: &Path) -> Result<Dataset<F::It
     let columns = texts.columns().iter();
     let columns = columns.map(|column| column.iter().map(item).collect());
     Ok(Dataset::new(columns.collect(), targets)?)
+}
+
+/// Items with a teacher's embedding each.
+fn distilled<F: Family>(
+    settings: &Settings,
+    train: &Path,
+    chosen: &[Column],
+    read: ReadOptions,
+) -> Result<Dataset<F::Item>> {
+    let Some(targets) = &settings.targets else {
+        let reason = "are missing; give a .npy file with a row an item, as `fin encode` writes it";
+        return Err(Error::argument("targets", reason).into());
+    };
+    let column = match chosen {
+        [] => None,
+        [column] => Some(column),
+        _ => {
+            let reason = format!("1 (item) is needed, {} are given", chosen.len());
+            return Err(Error::argument("columns", reason).into());
+        }
+    };
+    let items: Vec<F::Item> = F::read(train, column, read)?.collect::<Result<_, Error>>()?;
+    let (values, [rows, dim]) = read_npy_f32(targets)?;
+    if rows != items.len() {
+        let reason = format!(
+            "has {}, and {} has {}",
+            count(rows, "row", "rows"),
+            train.display(),
+            count(items.len(), F::NAMES[0], F::NAMES[1])
+        );
+        return Err(Error::invalid(targets, reason).into());
+    }
+    Dataset::with_vectors(vec![items], values, dim).map_err(|error| about(targets, error).into())
 }
 
 /// Scored pairs with their scores in `[0, 1]`, scaled from `range` or from what they look like.

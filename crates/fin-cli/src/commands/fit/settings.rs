@@ -12,6 +12,7 @@ use fin_train::{Options, TrainConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::args::DEFAULT_MODEL;
 use crate::data::EvalTask;
 use crate::report::{Failure, Result};
 
@@ -22,7 +23,8 @@ const CHECKPOINT_EVERY: usize = 500;
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Name in the catalogue (see `fin models`) or directory of the model to start from
+    /// Name in the catalogue (see `fin models`) or directory of the model to start from [default:
+    /// fin-tiny-en, a small one of English texts that is part of the program]
     #[arg(long, value_name = "NAME|DIR", help_heading = "Model")]
     pub model: Option<String>,
 
@@ -110,6 +112,11 @@ pub struct Settings {
     /// is above 1]
     #[arg(long, value_name = "MIN..MAX", help_heading = "Data")]
     pub score_range: Option<String>,
+
+    /// NumPy file with a teacher's embeddings, for the loss mse: row i is what training item i is to
+    /// be embedded as
+    #[arg(long, value_name = "NPY", help_heading = "Data")]
+    pub targets: Option<PathBuf>,
 
     /// File of evaluation data, or directory of images or meshes by class
     #[arg(long, value_name = "FILE|DIR", help_heading = "Evaluation")]
@@ -243,7 +250,7 @@ impl Settings {
         Ok(merged)
     }
 
-    /// What there is no default for.
+    /// What a run cannot do without.
     pub fn required(&self) -> Result<Required<'_>> {
         fn given<'a, T>(name: &str, value: &'a Option<T>) -> Result<&'a T> {
             value.as_ref().ok_or_else(|| {
@@ -254,7 +261,7 @@ impl Settings {
             })
         }
         Ok(Required {
-            model: given("model", &self.model)?,
+            model: self.model.as_deref().unwrap_or(DEFAULT_MODEL),
             train: given("train", &self.train)?,
             loss: given("loss", &self.loss)?,
             output: given("output", &self.output)?,
@@ -313,7 +320,7 @@ impl Settings {
     }
 }
 
-/// The settings that have no default.
+/// The settings that a run cannot do without.
 #[derive(Debug, Clone, Copy)]
 pub struct Required<'a> {
     pub model: &'a str,
