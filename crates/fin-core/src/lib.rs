@@ -14,6 +14,7 @@ pub mod json;
 pub mod kernels;
 mod limits;
 pub mod nn;
+pub mod npy;
 #[cfg(feature = "output")]
 pub mod output;
 mod pooling;

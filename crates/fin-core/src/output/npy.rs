@@ -6,14 +6,12 @@ use std::path::Path;
 
 use crate::atomic::AtomicFile;
 use crate::error::{Error, Result};
+use crate::npy::{MAGIC, NpyHeader};
 
-const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// What the offset of the data is a multiple of.
 const ALIGNMENT: usize = 64;
 /// Magic, version and, in version 1.0, the length of the header.
 const PREFIX: usize = 10;
-/// Longest header that is read; one of a matrix is far shorter.
-const MAX_HEADER_BYTES: usize = 1 << 16;
 
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -90,41 +88,11 @@ pub fn read_npy_f32(path: impl AsRef<Path>) -> Result<(Vec<f32>, [usize; 2])> {
     let mut file = File::open(path).map_err(io())?;
     let file_length = file.metadata().map_err(io())?.len();
 
-    let mut prefix = Vec::with_capacity(12);
-    (&mut file).take(8).read_to_end(&mut prefix).map_err(io())?;
-    if !prefix.starts_with(MAGIC) || prefix.len() < 8 {
-        return Err(invalid("not a .npy file".to_owned()));
-    }
-    let length_bytes = match prefix[6..] {
-        [1, 0] => 2,
-        [2 | 3, 0] => 4,
-        _ => {
-            let reason = format!(
-                "version {}.{} of the .npy format is unknown",
-                prefix[6], prefix[7]
-            );
-            return Err(invalid(reason));
-        }
-    };
-    let truncated = || invalid("the file ends within its header".to_owned());
-    let mut header_length = [0; 4];
-    read_exact(&mut file, &mut header_length[..length_bytes])
-        .map_err(io())?
-        .ok_or_else(truncated)?;
-    let header_length = u32::from_le_bytes(header_length) as usize;
-    if header_length > MAX_HEADER_BYTES {
-        return Err(invalid(format!(
-            "a header of {header_length} bytes is not one of a matrix"
-        )));
-    }
-    let mut header = vec![0; header_length];
-    read_exact(&mut file, &mut header)
-        .map_err(io())?
-        .ok_or_else(truncated)?;
+    let header = NpyHeader::read(&mut file).map_err(io())?.map_err(invalid)?;
     let shape = matrix_shape(&header).map_err(invalid)?;
 
     let [rows, columns] = shape;
-    let offset = (8 + length_bytes + header_length) as u64;
+    let offset = header.length as u64;
     let expected = u64::try_from(rows)
         .ok()
         .zip(u64::try_from(columns).ok())
@@ -152,20 +120,8 @@ pub fn read_npy_f32(path: impl AsRef<Path>) -> Result<(Vec<f32>, [usize; 2])> {
     Ok((values, shape))
 }
 
-/// As [`Read::read_exact`], but `None` where the file ends.
-fn read_exact(file: &mut File, buffer: &mut [u8]) -> std::io::Result<Option<()>> {
-    match file.read_exact(buffer) {
-        Ok(()) => Ok(Some(())),
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// Shape that a header gives, or why it is not one of a `float32` matrix.
-fn matrix_shape(header: &[u8]) -> Result<[usize; 2], String> {
-    let text = std::str::from_utf8(header).map_err(|_| "the header is not text".to_owned())?;
-    let header = Header::parse(text)
-        .ok_or_else(|| format!("the header is not in NumPy's form: {:?}", text.trim_end()))?;
+fn matrix_shape(header: &NpyHeader) -> Result<[usize; 2], String> {
     if header.descr != "<f4" {
         let reason = format!(
             "holds elements of type `{}`; save the array as little-endian float32 (`<f4`)",
@@ -182,82 +138,6 @@ fn matrix_shape(header: &[u8]) -> Result<[usize; 2], String> {
             header.shape.len()
         )
     })
-}
-
-/// Fields of the dictionary in a header.
-#[derive(Debug, PartialEq)]
-struct Header<'a> {
-    descr: &'a str,
-    fortran_order: bool,
-    shape: Vec<usize>,
-}
-
-impl<'a> Header<'a> {
-    /// Parses a Python dictionary with exactly these three keys.
-    fn parse(text: &'a str) -> Option<Self> {
-        let mut rest = token(text, "{")?;
-        let (mut descr, mut fortran_order, mut shape) = (None, None, None);
-        loop {
-            if let Some(end) = token(rest, "}") {
-                return end.trim().is_empty().then_some(Self {
-                    descr: descr?,
-                    fortran_order: fortran_order?,
-                    shape: shape?,
-                });
-            }
-            let (key, after) = string(rest)?;
-            let value = token(after, ":")?;
-            rest = match key {
-                "descr" => {
-                    let (value, after) = string(value)?;
-                    descr.replace(value).is_none().then_some(after)
-                }
-                "fortran_order" => {
-                    let (value, after) = match token(value, "True") {
-                        Some(after) => (true, after),
-                        None => (false, token(value, "False")?),
-                    };
-                    fortran_order.replace(value).is_none().then_some(after)
-                }
-                "shape" => {
-                    let (value, after) = token(value, "(")?.split_once(')')?;
-                    shape.replace(dimensions(value)?).is_none().then_some(after)
-                }
-                _ => None,
-            }?;
-            match token(rest, ",") {
-                Some(after) => rest = after,
-                None => _ = token(rest, "}")?,
-            }
-        }
-    }
-}
-
-/// What follows a token at the start of the text.
-fn token<'a>(text: &'a str, token: &str) -> Option<&'a str> {
-    text.trim_start().strip_prefix(token)
-}
-
-/// A quoted string without escapes and what follows it.
-fn string(text: &str) -> Option<(&str, &str)> {
-    let text = text.trim_start();
-    let quote = text
-        .chars()
-        .next()
-        .filter(|quote| matches!(quote, '\'' | '"'))?;
-    text[1..].split_once(quote)
-}
-
-/// The numbers of a tuple between its parentheses.
-fn dimensions(text: &str) -> Option<Vec<usize>> {
-    let text = text.trim();
-    let text = text.strip_suffix(',').unwrap_or(text);
-    if text.is_empty() {
-        return Some(Vec::new());
-    }
-    text.split(',')
-        .map(|number| number.trim().parse().ok())
-        .collect()
 }
 
 #[cfg(test)]

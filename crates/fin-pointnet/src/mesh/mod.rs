@@ -7,6 +7,9 @@
 //! | OFF | `off` | text; polygons, or points with normals |
 //! | STL | `stl` | text and binary; equal corners become one vertex |
 //! | glTF 2 | `gltf`, `glb` | triangles of the default scene where its nodes put them, or points |
+//! | PCD | `pcd` | points, with normals; text, binary and compressed |
+//! | NumPy | `npy` | points, `[n, 3]`, or with normals `[n, 6]` |
+//! | columns | `xyz`, `xyzn`, `xyzrgb`, `pts` | points a line, with normals; colours are left aside |
 //!
 //! Polygons become triangles as fans around their first corner. Units and the upward axis are left
 //! as they are in the file.
@@ -20,8 +23,9 @@
 //!   of one that is used.
 //! - A normal of no length, or that is NaN, becomes zero.
 //!
-//! Reading takes no more memory than the file's size and 64 MiB beside the file itself; a file that
-//! says it holds more than that, or that does, is refused.
+//! Reading takes no more memory than the file's size and 64 MiB beside the file itself (compressed
+//! PCD: eight times the size and 64 MiB); a file that says it holds more than that, or that does, is
+//! refused.
 //!
 //! ```
 //! use std::path::Path;
@@ -37,13 +41,16 @@
 mod build;
 mod files;
 mod gltf;
+mod npy;
 mod obj;
 mod off;
+mod pcd;
 mod ply;
 mod render;
 mod sample;
 mod stl;
 mod text;
+mod xyz;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -108,6 +115,9 @@ impl Mesh {
             MeshFormat::Off => off::read(bytes, path),
             MeshFormat::Stl => stl::read(bytes, path),
             MeshFormat::Gltf => gltf::read(bytes, path),
+            MeshFormat::Pcd => pcd::read(bytes, path),
+            MeshFormat::Npy => npy::read(bytes, path),
+            MeshFormat::Xyz => xyz::read(bytes, path),
         }
     }
 
@@ -225,14 +235,31 @@ pub enum MeshFormat {
     Stl,
     /// glTF 2.0, as JSON and as GLB.
     Gltf,
+    /// The Point Cloud Library's format.
+    Pcd,
+    /// An array of NumPy.
+    Npy,
+    /// Columns of numbers, a point a line.
+    Xyz,
 }
 
 impl MeshFormat {
     /// All formats.
-    pub const ALL: [Self; 5] = [Self::Ply, Self::Obj, Self::Off, Self::Stl, Self::Gltf];
+    pub const ALL: [Self; 8] = [
+        Self::Ply,
+        Self::Obj,
+        Self::Off,
+        Self::Stl,
+        Self::Gltf,
+        Self::Pcd,
+        Self::Npy,
+        Self::Xyz,
+    ];
 
     /// Extensions of all formats.
-    pub const EXTENSIONS: &'static [&'static str] = &["ply", "obj", "off", "stl", "gltf", "glb"];
+    pub const EXTENSIONS: &'static [&'static str] = &[
+        "ply", "obj", "off", "stl", "gltf", "glb", "pcd", "npy", "xyz", "xyzn", "xyzrgb", "pts",
+    ];
 
     /// The format that a path's extension stands for, without regard to case.
     pub fn from_path(path: impl AsRef<Path>) -> Option<Self> {
@@ -243,11 +270,14 @@ impl MeshFormat {
             "off" => Self::Off,
             "stl" => Self::Stl,
             "gltf" | "glb" => Self::Gltf,
+            "pcd" => Self::Pcd,
+            "npy" => Self::Npy,
+            "xyz" | "xyzn" | "xyzrgb" | "pts" => Self::Xyz,
             _ => return None,
         })
     }
 
-    /// The format that content begins with the signature of. OBJ and STL have none.
+    /// The format that content begins with the signature of. OBJ, STL and columns have none.
     fn from_content(bytes: &[u8]) -> Option<Self> {
         let first = without_mark(bytes).split(u8::is_ascii_whitespace).next()?;
         if first == b"ply" {
@@ -256,6 +286,10 @@ impl MeshFormat {
             Some(Self::Gltf)
         } else if off::keyword(first).is_some() {
             Some(Self::Off)
+        } else if pcd::is_pcd(bytes) {
+            Some(Self::Pcd)
+        } else if bytes.starts_with(fin_core::npy::MAGIC) {
+            Some(Self::Npy)
         } else {
             None
         }
@@ -270,6 +304,9 @@ impl fmt::Display for MeshFormat {
             Self::Off => "OFF",
             Self::Stl => "STL",
             Self::Gltf => "glTF",
+            Self::Pcd => "PCD",
+            Self::Npy => "an array of NumPy",
+            Self::Xyz => "columns of numbers",
         })
     }
 }
