@@ -24,7 +24,7 @@ use crate::data::{
     EvalSource, EvalTask, Evaluation, about, labelled_items, metric_rows, pair_columns,
     scored_columns,
 };
-use crate::family::{Family, Item, base_of, for_family};
+use crate::family::{Family, Item, Reading, base_of, for_family};
 use crate::model::OpenModel;
 use crate::report::{self, Format, Result, count, note, rounded};
 
@@ -259,7 +259,12 @@ fn distilled<F: Family>(
             return Err(Error::argument("columns", reason).into());
         }
     };
-    let items: Vec<F::Item> = F::read(train, column, read)?.collect::<Result<_, Error>>()?;
+    let reading = Reading {
+        column,
+        options: read,
+        kind: None,
+    };
+    let items: Vec<F::Item> = F::read(train, reading)?.collect::<Result<_, Error>>()?;
     let (values, [rows, dim]) = read_npy_f32(targets)?;
     if rows != items.len() {
         let reason = format!(
