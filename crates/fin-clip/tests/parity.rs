@@ -145,7 +145,10 @@ fn stages_of_both_towers() {
             let states = text_states(network, input);
             assert_eq!(states.len(), 3);
             for (i, state) in states.into_iter().enumerate() {
-                compare(&format!("text.hidden.{i}"), values(state));
+                let (stage, found) = (format!("text.hidden.{i}"), values(state));
+                // open_clip always pads, which changes nothing of what is before.
+                let expected = case.expected(&stage)[..found.len()].to_vec();
+                check(&label(&stage), &found, &expected, tolerance);
             }
             let shape = case.tensors.get("pixels").unwrap().shape().to_vec();
             let pixels = TensorData::new(case.expected("pixels"), shape);
@@ -183,7 +186,7 @@ fn clip_pixels_and_token_ids_are_those_of_the_reference() {
             assert_eq!(&found.ids, ids, "{name}: {text:?}");
             truncated += usize::from(model.is_truncated(item));
         }
-        assert_eq!(truncated, 2, "{name}");
+        assert_eq!(truncated, 1, "{name}");
         let levels = case.tensors.get("levels").unwrap().shape().to_vec();
         assert_eq!(levels, [4, 32, 32, 3]);
         let encoded = model.preprocess(&images).unwrap();
@@ -195,7 +198,13 @@ fn clip_pixels_and_token_ids_are_those_of_the_reference() {
             })
             .map(f32::from)
             .collect();
-        assert!(found == levels_of(&case), "{name}: pixels differ");
+        let levels = levels_of(&case);
+        let differ = (0..4).map(|i| {
+            let of = i * 3072..(i + 1) * 3072;
+            let pairs = found[of.clone()].iter().zip(&levels[of]);
+            pairs.filter(|(a, b)| a != b).count()
+        });
+        assert_eq!(differ.collect::<Vec<_>>(), [0; 4], "{name}");
         let Some(fin_clip::ImageBatch::Pixels(pixels)) = batch(&model, &images, &device).images
         else {
             panic!("no pixels");
@@ -382,7 +391,7 @@ fn clip_encoding_and_similarity_on_the_host() {
         let texts = model.encode_text(&case.texts, &device, limits).unwrap();
         let images = model.encode_image(&case.images, &device, limits).unwrap();
         assert_eq!((texts.rows(), images.rows(), texts.dim), (4, 4, 24));
-        assert_eq!(texts.truncated, 2);
+        assert_eq!(texts.truncated, 1);
         let shape = [4, 24];
         let features = TensorData::new(case.expected("text.features"), shape);
         let unit = values(l2_normalize(Tensor::from_data(features, &device)));

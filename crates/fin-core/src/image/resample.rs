@@ -1,6 +1,8 @@
 //! Resizing as Pillow does it (`src/libImaging/Resample.c`, after the general idea of a
 //! convolution whose kernel widens with the scale): coefficients in double precision, rounded to
 //! 22 bits after the point, one pass along rows and one along columns, each rounded to 8 bits.
+//! Rows come first, unless the height loses more than twice as many pixels as the width, as in
+//! Pillow 13 (<https://github.com/python-pillow/Pillow/pull/9549>); in versions before, always.
 //!
 //! Resizers of other libraries follow the same plan with coefficients of 16 bits, for speed, and
 //! are off by one here and there; a network's reference numbers are made with Pillow's.
@@ -128,17 +130,21 @@ pub fn resize(
     if interpolation == Interpolation::Nearest {
         return nearest(image, width, height);
     }
-    let narrow;
-    let image = if width == image.width {
-        image
-    } else {
-        narrow = along_rows(image, width, interpolation);
-        &narrow
-    };
+    if width == image.width {
+        return along_columns(image, height, interpolation);
+    }
     if height == image.height {
-        image.clone()
+        return along_rows(image, width, interpolation);
+    }
+    // Which pass is first shows, as each rounds.
+    let lost = |old: usize, new: usize| old as i64 - new as i64;
+    let rows_lost = lost(image.height, height);
+    if rows_lost > 0 && rows_lost > 2 * lost(image.width, width) {
+        let short = along_columns(image, height, interpolation);
+        along_rows(&short, width, interpolation)
     } else {
-        along_columns(image, height, interpolation)
+        let narrow = along_rows(image, width, interpolation);
+        along_columns(&narrow, height, interpolation)
     }
 }
 
