@@ -231,6 +231,9 @@ fn detect(directory: &Path) -> Result<Dialect> {
     ))
 }
 
+/// Paths below a directory, with contents.
+pub(crate) type NamedFiles = Vec<(String, Vec<u8>)>;
+
 /// The files of a directory in `dialect` beside the weights, and where those go.
 ///
 /// # Errors
@@ -240,7 +243,7 @@ pub(crate) fn files(
     config: &ClipConfig,
     own: Option<&Files>,
     vocabulary: &Files,
-) -> Result<(Vec<(String, Vec<u8>)>, &'static str)> {
+) -> Result<(NamedFiles, &'static str)> {
     let (mut files, weights) = match dialect {
         Dialect::Transformers => {
             let configuration = match own {

@@ -172,9 +172,10 @@ multiversion! {
         let mut n = 0;
         for (number, block) in blocks.iter().enumerate() {
             let mut within = 0u32;
+            let [xs, ys, zs, squares] = block;
             for lane in 0..LANES {
-                let point = [block[0][lane], block[1][lane], block[2][lane]];
-                let beyond = by_product(centre, from, point, block[3][lane]) > limit;
+                let point = [xs[lane], ys[lane], zs[lane]];
+                let beyond = by_product(centre, from, point, squares[lane]) > limit;
                 within |= u32::from(!beyond) << lane;
             }
             let first = number * LANES;

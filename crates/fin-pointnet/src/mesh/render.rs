@@ -297,7 +297,9 @@ fn places(vertices: &[[f32; 3]]) -> Vec<u32> {
 fn points(mesh: &Mesh, view: &View, canvas: &mut Canvas) {
     let count = mesh.vertices.len() as f64;
     // Discs of all points together cover as much, whatever their number.
-    let radius = (POINT * view.side * (1000.0 / count).sqrt()).min(0.03 * view.side).max(1.5);
+    let radius = (POINT * view.side * (1000.0 / count).sqrt())
+        .min(0.03 * view.side)
+        .max(1.5);
     let projected = || mesh.vertices.iter().map(|vertex| view.project(*vertex));
     let near = projected().fold(f64::NEG_INFINITY, |m, p| m.max(p[2]));
     let far = projected().fold(f64::INFINITY, |m, p| m.min(p[2]));
