@@ -12,6 +12,7 @@ use fin_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::config::ClipConfig;
+use crate::tokenizer::{BPE_FILES, TokenizerDialect, read_bpe};
 use crate::tokens::Tokens;
 use crate::weights::Keys;
 
@@ -264,14 +265,40 @@ pub(crate) fn files(
                 Some(files) => files.configuration.clone(),
                 None => transformers::configuration(config)?,
             };
+            let vocabulary = transformers_vocabulary(config, vocabulary)?;
             return Ok((
-                sentence_transformers::files(config, configuration, &vocabulary.vocabulary),
+                sentence_transformers::files(config, configuration, &vocabulary),
                 "0_CLIPModel/model.safetensors",
             ));
         }
     };
-    files.extend(vocabulary.vocabulary.iter().cloned());
+    files.extend(match dialect {
+        Dialect::OpenClip => vocabulary.vocabulary.clone(),
+        _ => transformers_vocabulary(config, vocabulary)?,
+    });
     Ok((files, weights))
+}
+
+/// The files of a tokenizer for `transformers`, which reads no merges alone.
+fn transformers_vocabulary(config: &ClipConfig, files: &Files) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut vocabulary = files.vocabulary.clone();
+    let has = |name: &str| files.vocabulary.iter().any(|(file, _)| file == name);
+    let merges = BPE_FILES.iter().find(|name| has(name));
+    if let Some(name) = merges
+        && !has("tokenizer.json")
+        && !has("vocab.json")
+    {
+        let file = files.tokenizer.join(name);
+        let found = read_bpe(&file, TokenizerDialect::Transformers)?.files();
+        vocabulary.retain(|(name, _)| !BPE_FILES.contains(&name.as_str()));
+        vocabulary.extend(found.map(|(name, bytes)| (name.to_string(), bytes)));
+        let tokenizer = serde_json::json!({
+            "tokenizer_class": "CLIPTokenizer",
+            "model_max_length": config.text.context_length(),
+        });
+        vocabulary.push(("tokenizer_config.json".into(), json(&tokenizer)));
+    }
+    Ok(vocabulary)
 }
 
 /// A value as JSON for a file.

@@ -152,6 +152,7 @@ pub(super) fn write(preprocessing: &Preprocessing) -> Result<Value> {
     let numbers = |values: [f32; 3]| values.map(shortest);
     Ok(json!({
         "image_processor_type": "CLIPImageProcessor",
+        "processor_class": "CLIPProcessor",
         "do_resize": transform.resize.is_some(),
         "size": size,
         "resample": resample,

@@ -29,7 +29,8 @@ use simple::SimpleTokenizer;
 pub const CONTEXT_LENGTH: usize = 77;
 
 /// Files with merges alone, as OpenAI and open_clip distribute them.
-const BPE_FILES: [&str; 2] = ["bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"];
+pub(crate) const BPE_FILES: [&str; 2] =
+    ["bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"];
 
 /// Whose tokenizer it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

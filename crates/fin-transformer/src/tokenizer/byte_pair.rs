@@ -108,6 +108,29 @@ impl BytePairVocabulary {
         self.vocab.get(symbol).copied()
     }
 
+    /// `vocab.json` and `merges.txt` of it, as names and contents.
+    pub fn files(&self) -> [(&'static str, Vec<u8>); 2] {
+        let mut symbols: Vec<(&String, &u32)> = self.vocab.iter().collect();
+        symbols.sort_by_key(|(_, id)| **id);
+        let vocab: serde_json::Map<String, serde_json::Value> = symbols
+            .into_iter()
+            .map(|(symbol, id)| (symbol.clone(), (*id).into()))
+            .collect();
+        let mut merges = String::from("#version: 0.2\n");
+        for merge in &self.merges {
+            match merge {
+                Merge::Pair(first, second) => merges.extend([first, " ", second]),
+                Merge::Text(text) => merges.push_str(text),
+            }
+            merges.push('\n');
+        }
+        let vocab = serde_json::Value::Object(vocab).to_string();
+        [
+            (VOCAB_JSON, vocab.into_bytes()),
+            (MERGES_TXT, merges.into_bytes()),
+        ]
+    }
+
     /// The model of the `tokenizers` library, with `unknown` for characters that are no symbol.
     ///
     /// # Errors
