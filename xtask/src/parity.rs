@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{Outcome, cache, capture, cargo, command, option, root};
 
 /// Crates with a `parity` test.
-const FAMILIES: [&str; 2] = ["fin-transformer", "fin-cnn"];
+const FAMILIES: [&str; 3] = ["fin-transformer", "fin-cnn", "fin-pointnet"];
 
 /// The text models of `scripts/reference/text_full.py`; those that are in the catalogue are
 /// converted too.
