@@ -142,7 +142,7 @@ class SetAbstraction(nn.Module):
 class PointNet2(nn.Module):
     """The classifier; `forward` gives what every stage gives."""
 
-    def __init__(self, config: dict, classes: int, normals: bool) -> None:
+    def __init__(self, config: dict, classes: int, normals: bool, hidden: int = 256) -> None:
         super().__init__()
         self.normals = normals
         channels = 3 if normals else 0
@@ -158,9 +158,9 @@ class PointNet2(nn.Module):
         width, embedding = config["global"][-1], config["embedding_size"]
         self.fc1, self.bn1 = nn.Linear(width, embedding), nn.BatchNorm1d(embedding)
         self.drop1 = nn.Dropout(0.4)
-        self.fc2, self.bn2 = nn.Linear(embedding, 256), nn.BatchNorm1d(256)
+        self.fc2, self.bn2 = nn.Linear(embedding, hidden), nn.BatchNorm1d(hidden)
         self.drop2 = nn.Dropout(0.4)
-        self.fc3 = nn.Linear(256, classes)
+        self.fc3 = nn.Linear(hidden, classes)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Of [batch, points, 3 or 6]."""

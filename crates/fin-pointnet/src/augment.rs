@@ -121,14 +121,14 @@ impl PointAugmentation {
     }
 }
 
-/// Turns coordinates and normals about an axis; positive angles turn as `rotate_point_cloud_by_angle`
-/// upstream does about the second axis, and likewise about the others.
+/// Turns coordinates and normals about an axis, in upstream's directions: of `rotate_point_cloud`,
+/// `rotate_point_cloud_z` and, about the first axis, `rotate_perturbation_point_cloud`.
 fn rotate(values: &mut [f32], axis: Axis, angle: f64) {
     let (sin, cos) = angle.sin_cos();
     let [a, b] = match axis {
         Axis::X => [1, 2],
         Axis::Y => [2, 0],
-        Axis::Z => [0, 1],
+        Axis::Z => [1, 0],
     };
     for vector in values.as_chunks_mut::<3>().0 {
         let (x, y) = (f64::from(vector[a]), f64::from(vector[b]));
@@ -180,4 +180,213 @@ fn uniform(random: &mut impl Rng) -> f64 {
 fn normal(random: &mut impl Rng) -> f64 {
     let radius = (-2.0 * (1.0 - uniform(random)).ln()).sqrt();
     radius * (uniform(random) * std::f64::consts::TAU).cos()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::points::Points;
+    use fin_core::weights::Checkpoint;
+
+    fn numpy() -> Checkpoint {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../fixtures/pointnet/numpy.safetensors"
+        );
+        Checkpoint::open(path).unwrap()
+    }
+
+    fn close(found: &[f32], reference: &Checkpoint, name: &str) {
+        let expected = reference.read_f32(name).unwrap();
+        let width = expected.len() / 50;
+        for (found, expected) in found.chunks_exact(6).zip(expected.chunks_exact(width)) {
+            for (a, b) in found.iter().zip(expected) {
+                assert!(
+                    (a - b).abs() <= 1e-6 * b.abs().max(1.0),
+                    "{name}: {a} for {b}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn each_change_is_numpys() {
+        let reference = numpy();
+        let cloud = reference.read_f32("cloud").unwrap();
+        for (axis, name) in [(Axis::X, "x"), (Axis::Y, "y"), (Axis::Z, "z")] {
+            let mut values = cloud.clone();
+            rotate(&mut values, axis, 2.25);
+            close(&values, &reference, &format!("rotate.{name}"));
+        }
+        let mut values = cloud.clone();
+        scale(&mut values, 6, 0.875);
+        close(&values, &reference, "scale");
+        let mut values = cloud.clone();
+        shift(&mut values, 6, [0.05, -0.1, 0.025]);
+        close(&values, &reference, "shift");
+        let mut values = cloud.clone();
+        let mut noise = reference.read_f32("noise").unwrap().into_iter();
+        jitter(&mut values, 6, || f64::from(noise.next().unwrap()));
+        assert_eq!(noise.next(), None);
+        close(&values, &reference, "jitter");
+        let mut values = cloud.clone();
+        let mut mask = reference.read_f32("mask").unwrap().into_iter();
+        drop_points(&mut values, 6, || mask.next() == Some(1.0));
+        close(&values, &reference, "dropout");
+        let centred = Points::new(cloud, 6).unwrap().in_unit_sphere();
+        close(centred.values(), &reference, "normalized");
+    }
+
+    /// 4,000 points at the corners of a cube, with normals.
+    fn cube() -> Vec<f32> {
+        let corner = |i: usize| [i & 1, i >> 1 & 1, i >> 2 & 1].map(|bit| bit as f32 - 0.5);
+        (0..4000)
+            .flat_map(|i| [corner(i), [0.0, 1.0, 0.0]])
+            .flatten()
+            .collect()
+    }
+
+    fn changed(augmentation: PointAugmentation, seed: u64) -> Vec<f32> {
+        let mut values = cube();
+        augmentation.apply(&mut values, 6, seed);
+        values
+    }
+
+    #[test]
+    fn what_is_drawn_is_a_function_of_the_seed_and_within_its_limits() {
+        let standard = PointAugmentation::standard();
+        assert_eq!(standard.fault(), None);
+        assert_eq!(changed(standard, 7), changed(standard, 7));
+        assert_ne!(changed(standard, 7), changed(standard, 8));
+        assert_eq!(changed(PointAugmentation::default(), 7), cube());
+
+        let none = PointAugmentation::default();
+        let mut drawn: [Vec<f32>; 4] = Default::default();
+        for seed in 0..200 {
+            let turned = changed(
+                PointAugmentation {
+                    rotate: Some(Axis::Y),
+                    ..none
+                },
+                seed,
+            );
+            for (now, before) in turned.chunks_exact(6).zip(cube().chunks_exact(6)) {
+                assert_eq!((now[1], &now[3..]), (before[1], &before[3..]));
+                assert!((now[0].hypot(now[2]) - 0.5f32.hypot(0.5)).abs() < 1e-6);
+            }
+            drawn[0].push(turned[0].atan2(turned[2]));
+            let scaled = changed(
+                PointAugmentation {
+                    scale: Some([0.8, 1.25]),
+                    ..none
+                },
+                seed,
+            );
+            drawn[1].push(scaled[0] / -0.5);
+            let shifted = changed(PointAugmentation { shift: 0.1, ..none }, seed);
+            drawn[2].extend([0, 1, 2].map(|axis| shifted[axis] + 0.5));
+            let dropped = changed(
+                PointAugmentation {
+                    dropout: 0.875,
+                    ..none
+                },
+                seed,
+            );
+            let first = dropped
+                .chunks_exact(6)
+                .filter(|row| row[..3] == [-0.5; 3])
+                .count();
+            // An eighth is there to begin with.
+            drawn[3].push((first as f32 - 500.0) / 3500.0);
+        }
+        let pi = std::f32::consts::PI;
+        for (values, [low, high]) in
+            drawn
+                .iter()
+                .zip([[-pi, pi], [0.8, 1.25], [-0.1, 0.1], [0.0, 0.92]])
+        {
+            let (min, max) = values.iter().fold((f32::MAX, f32::MIN), |(min, max), v| {
+                (min.min(*v), max.max(*v))
+            });
+            assert!(low - 1e-5 <= min && max <= high + 1e-5, "{min} to {max}");
+            assert!(max - min > 0.8 * (high - low), "{min} to {max}");
+        }
+
+        let jitter = Jitter {
+            sigma: 0.01,
+            clip: 0.015,
+        };
+        let moved = changed(
+            PointAugmentation {
+                jitter: Some(jitter),
+                ..none
+            },
+            3,
+        );
+        let moves = moved.chunks_exact(6).zip(
+            cube()
+                .chunks_exact(6)
+                .map(<[f32]>::to_vec)
+                .collect::<Vec<_>>(),
+        );
+        let moves: Vec<f32> = moves
+            .flat_map(|(now, before)| [0, 1, 2].map(|axis| now[axis] - before[axis]))
+            .collect();
+        let largest = moves.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        assert!((largest - 0.015).abs() < 1e-6, "{largest}");
+        // Of a normal distribution, 13.4 % are beyond 1.5 standard deviations.
+        let clipped =
+            moves.iter().filter(|x| x.abs() > 0.014999).count() as f64 / moves.len() as f64;
+        assert!((clipped - 0.1336).abs() < 0.012, "{clipped}");
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_used_are_named() {
+        let standard = PointAugmentation::standard();
+        let jitter = |sigma, clip| PointAugmentation {
+            jitter: Some(Jitter { sigma, clip }),
+            ..standard
+        };
+        for (augmentation, field) in [
+            (
+                PointAugmentation {
+                    scale: Some([0.0, 1.0]),
+                    ..standard
+                },
+                "scale",
+            ),
+            (
+                PointAugmentation {
+                    scale: Some([1.2, 1.0]),
+                    ..standard
+                },
+                "scale",
+            ),
+            (
+                PointAugmentation {
+                    shift: -0.1,
+                    ..standard
+                },
+                "shift",
+            ),
+            (
+                PointAugmentation {
+                    shift: f64::NAN,
+                    ..standard
+                },
+                "shift",
+            ),
+            (
+                PointAugmentation {
+                    dropout: 1.5,
+                    ..standard
+                },
+                "dropout",
+            ),
+            (jitter(f64::INFINITY, 0.1), "jitter.sigma"),
+            (jitter(0.1, -1.0), "jitter.clip"),
+        ] {
+            assert_eq!(augmentation.fault().unwrap().0, field);
+        }
+    }
 }

@@ -326,8 +326,8 @@ impl MeshEmbedder {
         }))
     }
 
-    /// Embeddings of clouds in memory, row-major `[clouds, output_dim]`. Clouds of like size are
-    /// embedded together.
+    /// Embeddings of clouds in memory, row-major `[clouds, output_dim]`. Neighbours of the same
+    /// number of points are embedded together.
     ///
     /// # Errors
     /// As [`MeshEmbedder::prepare`].
@@ -338,7 +338,11 @@ impl MeshEmbedder {
             .collect::<Result<_>>()?;
         let network = self.inference_network();
         let mut values = Vec::with_capacity(encoded.len() * network.output_dim());
-        let same = |a: &EncodedPoints, b: &EncodedPoints| self.cost(a) == self.cost(b);
+        let count = |item: &EncodedPoints| match item {
+            EncodedPoints::Points(points) => points.len(),
+            EncodedPoints::Features(_) => 0,
+        };
+        let same = |a: &EncodedPoints, b: &EncodedPoints| count(a) == count(b);
         for run in encoded.chunk_by(same) {
             for batch in run.chunks(FROZEN_BATCH) {
                 let batch = self.collate(&batch.iter().collect::<Vec<_>>(), device)?;
