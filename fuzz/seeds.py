@@ -6,9 +6,11 @@ Needs nothing beyond the standard library. How an input becomes a file is in the
 target.
 """
 
+import base64
 import io
 import json
 import pathlib
+import struct
 import zipfile
 
 HERE = pathlib.Path(__file__).parent
@@ -170,3 +172,87 @@ for name, architecture in {
         "licence": "MIT",
     }
     put("fin_json", name, json.dumps(config).encode())
+
+# A tetrahedron and a cloud of four points in every format, and what of the fixtures is small.
+CORNERS = [(0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
+FACES = [(0, 2, 1), (0, 1, 3), (0, 3, 2), (1, 2, 3)]
+rows = "".join(f"{x} {y} {z}\n" for x, y, z in CORNERS)
+faces = "".join(f"3 {a} {b} {c}\n" for a, b, c in FACES)
+floats = b"".join(struct.pack("<3f", *corner) for corner in CORNERS)
+xyz = "property float x\nproperty float y\nproperty float z\n"
+face = "element face 4\nproperty list uchar int vertex_indices\n"
+for kind, order in {"ascii": None, "binary_little_endian": "<", "binary_big_endian": ">"}.items():
+    header = f"ply\nformat {kind} 1.0\ncomment a\nelement vertex 4\n{xyz}{face}end_header\n".encode()
+    body = (rows + faces).encode()
+    if order:
+        body = b"".join(struct.pack(order + "3f", *corner) for corner in CORNERS)
+        body += b"".join(struct.pack(order + "B3i", 3, *corners) for corners in FACES)
+    put("mesh_ply", kind, header + body)
+normals = xyz + xyz.replace("float ", "float n")
+strips = "element tristrips 1\nproperty list int int vertex_indices\n"
+text = f"ply\nformat ascii 1.0\nelement vertex 4\n{xyz}{strips}end_header\n{rows}5 0 1 2 -1 3\n"
+put("mesh_ply", "strips", text.encode())
+text = f"ply\nformat ascii 1.0\nelement vertex 1\n{normals}end_header\n1 2 3 0 0 1\n"
+put("mesh_ply", "cloud", text.encode())
+vertices = "".join(f"v {row}\n" for row in rows.splitlines())
+put("mesh_obj", "tetrahedron", (vertices + "".join(f"f {a + 1} {b + 1} {c + 1}\n" for a, b, c in FACES)).encode())
+put("mesh_obj", "slashes", (vertices + "vn 0 0 1\nvt 0 0\ng a\nf 1/1/1 2//1 3/1 -1 \\\n 1\nf -1/-1/-1 -2 -3\n").encode())
+put("mesh_obj", "cloud", (vertices + "vn 0 0 1\n" * 4).encode())
+put("mesh_off", "tetrahedron", f"OFF\n4 4 6\n{rows}{faces}".encode())
+put("mesh_off", "glued", f"COFF4 4 6 # a\n{rows}{faces}".encode())
+put("mesh_off", "cloud", b"NOFF\n1 0 0\n1 2 3 0 0 1\n")
+loops, triangles = "", b""
+for corners in FACES:
+    places = [CORNERS[i] for i in corners]
+    loops += "facet normal 0 0 0\nouter loop\n" + "".join("vertex %s %s %s\n" % place for place in places)
+    loops += "endloop\nendfacet\n"
+    triangles += struct.pack("<12fH", 0, 0, 0, *[x for place in places for x in place], 0)
+put("mesh_stl", "text", f"solid a\n{loops}endsolid a\n".encode())
+put("mesh_stl", "binary", b"solid".ljust(80) + struct.pack("<I", 4) + triangles)
+indices = bytes(i for corners in FACES for i in corners)
+scene = {
+    "asset": {"version": "2.0"},
+    "scene": 0,
+    "scenes": [{"nodes": [0]}],
+    "nodes": [{"children": [1, 2], "scale": [1, 2, 3]}, {"mesh": 0, "rotation": [0, 0, 1, 0]}, {"mesh": 0}],
+    "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1, "mode": 4}]}],
+    "accessors": [
+        {"bufferView": 0, "componentType": 5126, "count": 4, "type": "VEC3"},
+        {"bufferView": 1, "componentType": 5121, "count": 12, "type": "SCALAR"},
+    ],
+    "bufferViews": [{"buffer": 0, "byteLength": 48}, {"buffer": 0, "byteOffset": 48, "byteLength": 12}],
+    "buffers": [{"byteLength": 60}],
+}
+put("mesh_gltf", "binary", b"\1" + json.dumps(scene).encode() + SPLIT + floats + indices)
+sparse = {"count": 1, "indices": {"bufferView": 1, "componentType": 5121}, "values": {"bufferView": 0}}
+other = json.loads(json.dumps(scene))
+other["accessors"][0]["sparse"] = sparse
+other["meshes"][0]["primitives"][0].pop("indices")
+for mode in (0, 5, 6):
+    other["meshes"][0]["primitives"][0]["mode"] = mode
+    put("mesh_gltf", f"sparse-{mode}", b"\1" + json.dumps(other).encode() + SPLIT + floats + indices)
+scene["buffers"][0]["uri"] = "data:application/octet-stream;base64," + base64.b64encode(floats + indices).decode()
+put("mesh_gltf", "embedded", b"\0" + json.dumps(scene).encode())
+put("mesh_points", "xyz", b"\0" + rows.encode())
+put("mesh_points", "columns", b"\0# a\nx,y,z,nx,ny,nz\n1,2,3,0,0,1\n")
+put("mesh_points", "counted", b"\0001\n1 2 3 -900 10 20 30\n")
+put("mesh_points", "colours", b"\0011 2 3 0 0 1\n")
+for columns, descr in ((3, "<f4"), (6, ">f8")):
+    values = bytes(24 * columns // 3 if descr == "<f4" else 16 * columns)
+    dictionary = "{'descr': '%s', 'fortran_order': False, 'shape': (2, %d), }\n" % (descr, columns)
+    put("mesh_points", f"npy-{columns}", b"\3" + dictionary.encode() + SPLIT + values)
+fields = "VERSION .7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 4\nHEIGHT 1\nPOINTS 4"
+put("mesh_points", "pcd-ascii", f"\4{fields}\nDATA ascii\n{rows}".encode())
+put("mesh_points", "pcd-binary", b"\4" + fields.encode() + b"\nDATA binary\n" + floats)
+put("mesh_points", "pcd-runs", b"\5\x30\0" + fields.encode() + SPLIT + b"\x1f" + floats[:32] + b"\x0f" + floats[32:])
+put("mesh_points", "pcd-copies", b"\5\x30\0" + fields.encode() + SPLIT + b"\x01\0\0\xe0\x25\x01")
+MESHES = HERE.parent / "fixtures" / "meshes"
+TARGETS = {"ply": "ply", "obj": "obj", "off": "off", "stl": "stl", "glb": "gltf", "gltf": "gltf"}
+for path in sorted(MESHES.iterdir()):
+    if path.stat().st_size <= LIMIT:
+        content = path.read_bytes()
+        kind = path.suffix[1:]
+        if kind in TARGETS:
+            put(f"mesh_{TARGETS[kind]}", path.name, (b"\0" if kind.startswith("gl") else b"") + content)
+        elif kind in ("npy", "pcd", "xyz"):
+            put("mesh_points", path.name, bytes([{"npy": 2, "pcd": 4, "xyz": 0}[kind]]) + content)

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 pub use counting::within_limits;
 use fin_core::Error;
 use fin_core::weights::{Checkpoint, DType};
+use fin_pointnet::mesh::{Mesh, MeshFormat, render};
 
 /// A directory in memory that is this process's own, made once.
 pub fn scratch() -> PathBuf {
@@ -58,6 +59,26 @@ pub fn exercise_checkpoint(path: &Path, size: usize) {
             check_error(&error);
         }
     });
+}
+
+/// Reads a mesh and uses what is in it.
+pub fn exercise_mesh(format: MeshFormat, name: &str, bytes: &[u8]) {
+    let path = scratch().join(name);
+    let mesh = match within_limits(bytes.len(), || Mesh::read(format, bytes, &path)) {
+        Ok(mesh) => mesh,
+        Err(error) => return check_error(&error),
+    };
+    let count = mesh.vertices().len();
+    assert!(count > 0 && mesh.vertices().iter().flatten().all(|x| x.is_finite()));
+    let indices = mesh.triangles().iter().flatten();
+    assert!(indices.copied().all(|i| (i as usize) < count));
+    let points = mesh.sample(16, 0);
+    assert!(points.len() == 16 && points.iter().flatten().all(|x| x.is_finite()));
+    if let Some(oriented) = mesh.sample_oriented(16, 0) {
+        assert_eq!(oriented.points, points);
+        assert!(oriented.normals.iter().flatten().all(|x| x.abs() <= 1.001));
+    }
+    assert_eq!(render(&mesh, 8).len(), 8 * 8 * 3);
 }
 
 /// Errors can be printed, and are for the user: they say something.

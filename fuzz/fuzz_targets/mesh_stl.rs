@@ -1,0 +1,9 @@
+//! STL files, text and binary.
+
+#![no_main]
+
+use fin_fuzz::exercise_mesh;
+use fin_pointnet::mesh::MeshFormat;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| exercise_mesh(MeshFormat::Stl, "a.stl", data));
