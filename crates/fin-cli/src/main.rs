@@ -64,6 +64,7 @@ enum Command {
     Classify(commands::classify::ClassifyArgs),
     Eval(commands::eval::EvalArgs),
     Fit(Box<commands::fit::FitArgs>),
+    WiseFt(commands::wise_ft::WiseFtArgs),
 }
 
 fn main() -> ExitCode {
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
             Command::Classify(args) => commands::classify::run(&args, &registry),
             Command::Eval(args) => commands::eval::run(&args, &registry),
             Command::Fit(args) => commands::fit::run(&args, &registry),
+            Command::WiseFt(args) => commands::wise_ft::run(&args, &registry),
         }
     };
     match run() {

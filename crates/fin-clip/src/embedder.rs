@@ -242,9 +242,7 @@ impl ClipEmbedder {
 
     /// The logarithm of what cosines are multiplied by: `logit_scale` of the checkpoint.
     pub fn logit_scale(&self) -> f32 {
-        let data = self.network.logit_scale.val().into_data().convert::<f32>();
-        let values = data.try_into_vec::<f32>().unwrap_or_default();
-        values.first().copied().unwrap_or_default()
+        EmbeddingNetwork::logit_scale(&self.network).unwrap_or_default()
     }
 
     /// What cosines are divided by: `exp(-logit_scale)`.
@@ -261,9 +259,7 @@ impl ClipEmbedder {
             let reason = format!("{logit_scale} is no finite number");
             return Err(Error::argument("logit-scale", reason));
         }
-        let param = self.network.logit_scale.clone();
-        self.network.logit_scale =
-            param.map(|scale| Tensor::from_floats([logit_scale], &scale.device()));
+        self.network = self.network.clone().with_logit_scale(logit_scale);
         Ok(())
     }
 

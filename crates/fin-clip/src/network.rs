@@ -129,4 +129,15 @@ impl EmbeddingNetwork for ClipNetwork {
         let x = self.embed_unnormalized(batch);
         if self.normalize { l2_normalize(x) } else { x }
     }
+
+    fn logit_scale(&self) -> Option<f32> {
+        let data = self.logit_scale.val().into_data().convert::<f32>();
+        data.try_into_vec::<f32>().ok()?.first().copied()
+    }
+
+    fn with_logit_scale(mut self, logit_scale: f32) -> Self {
+        let set = |scale: Tensor<1>| Tensor::from_floats([logit_scale], &scale.device());
+        self.logit_scale = self.logit_scale.map(set);
+        self
+    }
 }

@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use fin_clip::{ClipEmbedder, ClipOptions};
 use fin_cnn::{Architecture as Network, CONFIG_FILE, ImageEmbedder, ImageOptions, ModelConfig};
 use fin_core::image::Augmentation;
+use fin_core::weights;
 use fin_core::{BatchLimits, DeviceSpec, Embedder, EmbeddingNetwork, Embeddings, Error, Result};
 use fin_pointnet::{MeshEmbedder, MeshOptions, PointAugmentation};
 use fin_transformer::{TextEmbedder, TextOptions};
@@ -59,8 +60,8 @@ pub struct ModelOptions {
     /// Towers of a model of texts and images that are kept as they are in training (Zhai et al.
     /// 2022, "LiT").
     pub lock: Vec<Tower>,
-    /// Parameters that are kept as they are in training, by patterns of their upstream names; of
-    /// models of texts and images.
+    /// Parameters that are kept as they are in training, by patterns of their names in the
+    /// weights file: `*` stands for any characters, `?` for one.
     pub freeze_patterns: Vec<String>,
 }
 
@@ -78,7 +79,7 @@ impl ModelOptions {
     /// Refuses what says nothing to a model that reads `modality`.
     fn check(&self, modality: Modality) -> Result<()> {
         use Modality::{Image, Mesh, Text, TextImage};
-        let options: [(&str, bool, &[Modality]); 11] = [
+        let options: [(&str, bool, &[Modality]); 10] = [
             ("pooling", self.pooling.is_some(), &[Text, Image, Mesh]),
             (
                 "output-dim",
@@ -97,11 +98,6 @@ impl ModelOptions {
             ),
             ("points", self.points.is_some(), &[Mesh]),
             ("lock", !self.lock.is_empty(), &[TextImage]),
-            (
-                "freeze-pattern",
-                !self.freeze_patterns.is_empty(),
-                &[TextImage],
-            ),
         ];
         let meaningless =
             |(_, given, of): &&(&str, bool, &[Modality])| *given && !of.contains(&modality);
@@ -364,11 +360,13 @@ impl Registry {
                     default_to(row, &path, &mut text);
                 }
                 let embedder = TextEmbedder::open(&path, &text, &device)?;
+                let embedder = frozen(embedder, &options.freeze_patterns)?;
                 let found = row.map(|row| contradictions(row, options, &embedder));
                 (AnyEmbedder::Text(Box::new(embedder)), found)
             }
             FamilyOptions::Image(image) => {
                 let embedder = open_image(&path, row, &image, &device)?;
+                let embedder = frozen(embedder, &options.freeze_patterns)?;
                 let found = row.map(|row| image_contradictions(row, options, &embedder));
                 (AnyEmbedder::Image(Box::new(embedder)), found)
             }
@@ -382,6 +380,7 @@ impl Registry {
             }
             FamilyOptions::Mesh(mesh) => {
                 let embedder = open_mesh(&path, row, &mesh, &device)?;
+                let embedder = frozen(embedder, &options.freeze_patterns)?;
                 let found = row.map(|row| mesh_contradictions(row, options, &embedder));
                 (AnyEmbedder::Mesh(Box::new(embedder)), found)
             }
@@ -394,6 +393,15 @@ impl Registry {
             contradictions: contradictions.unwrap_or_default(),
         })
     }
+}
+
+/// With the parameters that `patterns` stand for left as they are in training.
+fn frozen<E: Embedder>(embedder: E, patterns: &[String]) -> Result<E> {
+    if patterns.is_empty() {
+        return Ok(embedder);
+    }
+    let network = weights::freeze(embedder.network().clone(), &embedder.names(), patterns)?;
+    Ok(embedder.with_network(network))
 }
 
 impl Registry {

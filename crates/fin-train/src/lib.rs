@@ -13,6 +13,7 @@ mod registry;
 pub mod sampler;
 pub mod schedule;
 mod trainer;
+pub mod wise_ft;
 
 pub use config::TrainConfig;
 pub use dataset::Dataset;
@@ -24,3 +25,4 @@ pub use registry::Options;
 pub use sampler::{sampler_from_name, sampler_names};
 pub use schedule::{schedule_from_name, schedule_names};
 pub use trainer::{LossOptimizer, TrainSummary, Trainer};
+pub use wise_ft::wise_ft;

@@ -9,3 +9,4 @@ pub mod fit;
 pub mod init;
 pub mod models;
 pub mod search;
+pub mod wise_ft;

@@ -14,6 +14,7 @@
 mod archive;
 mod checkpoint;
 mod convert;
+mod freeze;
 mod load;
 mod mapping;
 mod pickle;
@@ -23,5 +24,6 @@ mod save;
 
 pub use checkpoint::{Checkpoint, DType, TensorEntry};
 pub use convert::{FloatType, MappedTensor, Mapping, map, write_converted};
+pub use freeze::{freeze, is_match};
 pub use load::{LoadReport, Names, load};
 pub use save::{save, save_module, state_dict};

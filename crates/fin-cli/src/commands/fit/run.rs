@@ -127,6 +127,9 @@ fn run_with<F: Family>(
         None => None,
     };
     let mut trainer = Trainer::new(config, loss)?;
+    if let Some(size) = settings.mini_batch_size {
+        trainer = trainer.with_mini_batches(size)?;
+    }
     if let Some(sampler) = &settings.sampler {
         let sampler_options = options("sampler_option", settings.sampler_option.as_ref())?;
         trainer = trainer.with_sampler(sampler_from_name(sampler, &sampler_options)?);

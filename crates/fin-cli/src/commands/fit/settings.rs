@@ -58,6 +58,16 @@ pub struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Model")]
     pub freeze: Option<bool>,
 
+    /// Leave parameters as they are whose names in the weights file match, as in
+    /// text_model.embeddings.*; * stands for any characters, ? for one
+    #[arg(
+        long,
+        value_name = "GLOB",
+        value_delimiter = ',',
+        help_heading = "Model"
+    )]
+    pub freeze_pattern: Option<Vec<String>>,
+
     /// Height and width that images are cropped to, instead of the model's; the resizing before it
     /// is scaled along
     #[arg(long, value_name = "PIXELS", help_heading = "Model")]
@@ -158,7 +168,8 @@ pub struct Settings {
     #[arg(long, value_name = "NAME", help_heading = "Training")]
     pub loss: Option<String>,
 
-    /// Option of the loss, as in scale=20 or margin=0.1; can be given several times
+    /// Option of the loss, as in scale=20, margin=0.1 or learn_temperature=true; can be given several
+    /// times
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Training")]
     pub loss_option: Option<Vec<String>>,
 
@@ -178,6 +189,11 @@ pub struct Settings {
     /// Rows a step [default: 16]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub batch_size: Option<usize>,
+
+    /// Rows that the network sees at a time, for batches that memory has no room for: the loss is over
+    /// the whole batch, and every item is embedded twice
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub mini_batch_size: Option<usize>,
 
     /// Largest learning rate [default: 2e-5]
     #[arg(long, value_name = "RATE", help_heading = "Training")]
@@ -295,7 +311,7 @@ impl Settings {
             points: self.points,
             point_augmentation: (augments && of_points).then(PointAugmentation::standard),
             lock: self.lock.clone().unwrap_or_default(),
-            freeze_patterns: Vec::new(),
+            freeze_patterns: self.freeze_pattern.clone().unwrap_or_default(),
         })
     }
 
