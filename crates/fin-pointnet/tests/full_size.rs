@@ -67,7 +67,7 @@ fn compare(directory: &Path, spec: DeviceSpec) {
             values(global),
         ]
     };
-    let mut check = |form: &str, [stage, global]: [Vec<f32>; 2], mode: &str| {
+    let check = |form: &str, [stage, global]: [Vec<f32>; 2], mode: &str| {
         let stage = relative(&stage, &expected(&format!("{mode}.stage")));
         let global = relative(&global, &expected(&format!("{mode}.global")));
         println!("{name} on {spec}, {form}: stage {stage:.2e}, global {global:.2e}");
@@ -84,7 +84,7 @@ fn compare(directory: &Path, spec: DeviceSpec) {
         );
         let mut joined = [vec![], vec![]];
         for i in 0..4 {
-            let found = both(network, &points.clone().slice([i..i + 1]));
+            let found = both(network, &points.clone().narrow(0, i, 1));
             for (joined, found) in joined.iter_mut().zip(found) {
                 joined.extend(found);
             }

@@ -93,7 +93,7 @@ fn load(name: &str, device: &Device) -> MeshEmbedder {
 }
 
 fn item(x: &Tensor<3>, i: usize) -> Tensor<3> {
-    x.clone().slice([i..i + 1])
+    x.clone().narrow(0, i, 1)
 }
 
 fn stages(name: &str) {
