@@ -33,7 +33,7 @@ pub const FAMILIES: [(&str, Draw); 14] = [
     ("vase", vase),
 ];
 
-/// Extensions of [`write`].
+/// Extensions of [`write()`].
 pub const FORMATS: [&str; 5] = ["ply", "obj", "off", "stl", "glb"];
 
 /// SplitMix64 (Steele et al. 2014).
