@@ -28,8 +28,10 @@ pub struct TrainConfig {
     pub learning_rate: f64,
     /// Schedule of the learning rate, by name. Default: `linear`.
     pub schedule: String,
-    /// Share of the steps that the `linear` schedule warms up over; others ignore it. Default:
-    /// 0.1.
+    /// Further options of the schedule, by name. Default: none.
+    #[serde(skip_serializing_if = "Options::is_empty")]
+    pub schedule_options: Options,
+    /// Share of the steps that the schedule warms up over; `constant` ignores it. Default: 0.1.
     pub warmup: f64,
     /// Weight decay of AdamW. Default: 0.01.
     pub weight_decay: f64,
@@ -52,6 +54,7 @@ impl Default for TrainConfig {
             batch_size: 16,
             learning_rate: 2e-5,
             schedule: "linear".into(),
+            schedule_options: Options::new(),
             warmup: 0.1,
             weight_decay: 0.01,
             max_grad_norm: 1.0,
@@ -115,9 +118,9 @@ impl TrainConfig {
     /// # Errors
     /// [`Error::Argument`] where there is none of this name or the warm-up cannot be used.
     pub fn schedule(&self) -> Result<Box<dyn Schedule>> {
-        let mut options = Options::new();
-        if self.schedule == "linear" {
-            options.insert("warmup".into(), json!(self.warmup));
+        let mut options = self.schedule_options.clone();
+        if self.schedule != "constant" {
+            options.entry("warmup").or_insert(json!(self.warmup));
         }
         schedule_from_name(&self.schedule, &options)
     }
@@ -155,7 +158,7 @@ mod tests {
             ("weight_decay", json!(-0.1)),
             ("max_grad_norm", json!(-1.0)),
             ("warmup", json!(1.5)),
-            ("schedule", json!("cosine")),
+            ("schedule", json!("cosinus")),
             ("max_steps", json!(0)),
             ("checkpoint_every_steps", json!(0)),
             ("keep_checkpoints", json!(0)),

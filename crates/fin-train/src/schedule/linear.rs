@@ -1,6 +1,6 @@
 //! Linear warm-up and decay.
 
-use fin_core::{Error, Result};
+use fin_core::Result;
 use serde::{Deserialize, Serialize};
 
 use super::Schedule;
@@ -30,16 +30,10 @@ impl WarmupLinear {
     /// With a warm-up over this share of the steps.
     ///
     /// # Errors
-    /// [`Error::Argument`] where the share is not in `[0, 1]`.
+    /// [`fin_core::Error::Argument`] where the share is not in `[0, 1]`.
     pub fn new(warmup: f64) -> Result<Self> {
-        if (0.0..=1.0).contains(&warmup) {
-            Ok(Self { warmup })
-        } else {
-            Err(Error::argument(
-                "warmup",
-                format!("{warmup} is not a share from 0 to 1"),
-            ))
-        }
+        super::warmup::check(warmup)?;
+        Ok(Self { warmup })
     }
 
     pub(super) fn from_options(options: &Options) -> Result<Self> {

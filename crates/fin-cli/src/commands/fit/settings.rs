@@ -199,11 +199,16 @@ pub struct Settings {
     #[arg(long, value_name = "RATE", help_heading = "Training")]
     pub learning_rate: Option<f64>,
 
-    /// Learning rate over time: linear or constant [default: linear]
+    /// Learning rate over time: linear, cosine, cosine_with_restarts, polynomial, constant_with_warmup
+    /// or constant [default: linear]
     #[arg(long, value_name = "NAME", help_heading = "Training")]
     pub schedule: Option<String>,
 
-    /// Share of the steps that the linear schedule warms up over [default: 0.1]
+    /// Option of the schedule, as in power=3; can be given several times
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Training")]
+    pub schedule_option: Option<Vec<String>>,
+
+    /// Share of the steps that the schedule warms up over; constant has none [default: 0.1]
     #[arg(long, value_name = "SHARE", help_heading = "Training")]
     pub warmup: Option<f64>,
 
@@ -323,6 +328,7 @@ impl Settings {
             batch_size: self.batch_size.unwrap_or(default.batch_size),
             learning_rate: self.learning_rate.unwrap_or(default.learning_rate),
             schedule: self.schedule.clone().unwrap_or(default.schedule),
+            schedule_options: options("schedule_option", self.schedule_option.as_ref())?,
             warmup: self.warmup.unwrap_or(default.warmup),
             weight_decay: self.weight_decay.unwrap_or(default.weight_decay),
             max_grad_norm: self.max_grad_norm.unwrap_or(default.max_grad_norm),
