@@ -373,3 +373,78 @@ fn what_cannot_be_fitted_is_told_and_nothing_is_written() {
     taken.fails_with(&["tuned", "something other than a model"]);
     assert_eq!(names(&output), ["notes.txt"]);
 }
+
+#[test]
+fn a_run_is_logged_and_ends_when_nothing_improves() {
+    let scratch = Scratch::new();
+    let data = scored(&scratch);
+    let log = scratch.path("run.jsonl");
+    // Steps too small to change a ranking.
+    let mut command = fin();
+    command.args(["fit", "--loss", "cosine_similarity", "--format", "json"]);
+    command.args(["--learning-rate", "1e-12", "--epochs", "9", "--no-header"]);
+    command.arg("--model").arg(fixture("text/bert-tiny"));
+    command
+        .arg("--train")
+        .arg(&data)
+        .arg("--output")
+        .arg(scratch.out("tuned"));
+    command.args([
+        "--batch-size",
+        "18",
+        "--monitor",
+        "spearman",
+        "--patience",
+        "2",
+    ]);
+    command.args(["--schedule", "polynomial", "--schedule-option", "power=3"]);
+    let result = run(command.arg("--eval").arg(&data).arg("--log").arg(&log)).ok();
+    // The first measurement is the best, two more are no better.
+    assert_eq!(result.json()["steps"], 6);
+    let lines = fs::read_to_string(&log).unwrap();
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let steps: Vec<&Value> = lines.iter().filter(|line| line["loss"].is_f64()).collect();
+    assert_eq!(steps.len(), 6);
+    assert_eq!(
+        (&steps[5]["step"], &steps[5]["epoch"]),
+        (&6.into(), &3.into())
+    );
+    let measured = lines
+        .iter()
+        .filter(|line| line["metrics"]["spearman"].is_f64());
+    assert_eq!(measured.count(), 3);
+
+    let csv = scratch.path("run.csv");
+    let mut command = fit(&data, "cosine_similarity", &scratch.out("other"));
+    run(command
+        .args(["--no-header", "--max-steps", "2", "--log"])
+        .arg(&csv))
+    .ok();
+    let text = fs::read_to_string(&csv).unwrap();
+    assert_eq!(text.lines().count(), 3);
+    assert!(text.starts_with("step,epoch,loss,"), "{text}");
+
+    for (options, part) in [
+        (&["--patience", "2"][..], "--monitor"),
+        (&["--patience", "2", "--monitor", "mrr@10"], "--eval"),
+        (&["--log", "run.txt"], ".jsonl"),
+        (
+            &["--schedule", "polynomial", "--schedule-option", "power=0"],
+            "power",
+        ),
+        (
+            &["--schedule", "cosine", "--schedule-option", "power=1"],
+            "power",
+        ),
+    ] {
+        let mut command = fit(&data, "cosine_similarity", &scratch.out("bad"));
+        run(command.arg("--no-header").args(options)).fails_with(&[part]);
+    }
+    let mut command = fit(&data, "cosine_similarity", &scratch.out("bad"));
+    command.args(["--no-header", "--patience", "1", "--monitor", "mrr"]);
+    run(command.arg("--eval").arg(&data)).fails_with(&["`mrr`", "spearman"]);
+    assert_eq!(names(&scratch.path("out")), ["other", "tuned"]);
+}

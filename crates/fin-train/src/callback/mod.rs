@@ -1,9 +1,11 @@
 //! What else happens in the course of training.
 //!
-//! [`ProgressBar`] shows how far it is, [`Evaluate`] measures in between. A further callback
-//! implements [`Callback`], here or elsewhere.
+//! [`ProgressBar`] shows how far it is, [`Log`] writes it down, [`Evaluate`] measures in between, and
+//! [`EarlyStopping`] ends what no longer improves. A further callback implements [`Callback`], here or elsewhere.
 
+mod early_stopping;
 mod evaluate;
+mod log;
 mod progress;
 
 use std::fmt;
@@ -13,7 +15,9 @@ use burn::tensor::Device;
 use fin_core::{Embedder, Result};
 use serde::Serialize;
 
+pub use early_stopping::{EarlyStopping, Mode};
 pub use evaluate::Evaluate;
+pub use log::Log;
 pub use progress::ProgressBar;
 
 use crate::metrics::Metrics;

@@ -7,7 +7,7 @@ use fin_core::input::{Column, ReadOptions, read_scored_pairs};
 use fin_core::output::read_npy_f32;
 use fin_core::{Embedder, Error};
 use fin_registry::{Modality, Registry};
-use fin_train::callback::{Evaluate, ProgressBar};
+use fin_train::callback::{EarlyStopping, Evaluate, Log, Mode, ProgressBar};
 use fin_train::dataset::{
     ScoreRange, TargetKind, Targets, pairs_from_file, scored_pairs_from_file,
 };
@@ -52,6 +52,8 @@ fn run_with<F: Family>(
     let loss = loss_from_name(required.loss, &loss_options)?;
     let evaluation_source = settings.evaluation_task(loss.as_ref());
 
+    let log = settings.log.as_ref().map(Log::new).transpose()?;
+    let stopping = settings.early_stopping()?;
     let workspace = Workspace::new(required.output, args.overwrite, settings)?;
     let resume = if args.resume {
         let newest = workspace.newest()?;
@@ -141,6 +143,12 @@ fn run_with<F: Family>(
     if let Some(evaluation) = evaluation {
         trainer = trainer.with_callback(Evaluate::each_epoch(evaluation));
     }
+    if let Some(log) = log {
+        trainer = trainer.with_callback(log);
+    }
+    if let Some(stopping) = stopping {
+        trainer = trainer.with_callback(stopping);
+    }
     trainer = trainer.with_callback(ProgressBar::new());
     if keeps_checkpoints {
         trainer = trainer.with_checkpoints(workspace.checkpoints());
@@ -197,6 +205,21 @@ fn run_with<F: Family>(
 }
 
 impl Settings {
+    /// When to end before the last epoch, where that is asked for.
+    fn early_stopping(&self) -> Result<Option<EarlyStopping>> {
+        let fail = |reason| Err(Error::argument("patience", reason).into());
+        match (&self.monitor, self.patience) {
+            (None, None) => Ok(None),
+            (Some(_), Some(_)) if self.eval.is_none() => {
+                fail("there is nothing to measure; give --eval too")
+            }
+            (Some(monitor), Some(patience)) => {
+                Ok(Some(EarlyStopping::new(monitor, Mode::Max, patience)?))
+            }
+            _ => fail("--monitor and --patience belong together; give both"),
+        }
+    }
+
     /// What to measure, where there is evaluation data.
     fn evaluation_task(&self, loss: &dyn Loss) -> Option<EvalTask> {
         self.eval.as_ref()?;

@@ -163,6 +163,14 @@ pub struct Settings {
     )]
     pub k: Option<Vec<usize>>,
 
+    /// Metric that is watched, as in mrr@10, spearman or hit@1; for --patience
+    #[arg(long, value_name = "METRIC", help_heading = "Evaluation")]
+    pub monitor: Option<String>,
+
+    /// Epochs without a better value of --monitor after which training ends
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
+    pub patience: Option<usize>,
+
     /// What training makes small: cosine_similarity, multiple_negatives_ranking, triplet_margin or
     /// another of fin-train's losses; an unknown name lists them all
     #[arg(long, value_name = "NAME", help_heading = "Training")]
@@ -231,6 +239,10 @@ pub struct Settings {
     /// Steps between checkpoints; 0 for none [default: 500]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub checkpoint_every: Option<usize>,
+
+    /// File to write loss, learning rate and metrics to: .jsonl, or .csv, which has no metrics
+    #[arg(long, value_name = "FILE", help_heading = "Training")]
+    pub log: Option<PathBuf>,
 
     /// Directory to write the tuned model to
     #[arg(long, short, value_name = "DIR", help_heading = "Training")]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use fin_core::atomic::{self, AtomicDir};
 use fin_core::{Error, Result};
 use fin_train::checkpoint;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::settings::Settings;
 use crate::report::check_replaceable;
@@ -136,6 +136,12 @@ fn identity(settings: &Settings) -> Map<String, Value> {
         ("normalize", Value::from(settings.normalize)),
         ("prompt", Value::from(settings.prompt.clone())),
         ("freeze", Value::from(settings.freeze)),
+        (
+            "freeze_pattern",
+            Value::from(settings.freeze_pattern.clone()),
+        ),
+        ("lock", json!(settings.lock)),
+        ("points", Value::from(settings.points)),
         ("image_size", Value::from(settings.image_size)),
         ("augment", Value::from(settings.augment)),
     ];
