@@ -448,3 +448,45 @@ fn a_run_is_logged_and_ends_when_nothing_improves() {
     run(command.arg("--eval").arg(&data)).fails_with(&["`mrr`", "spearman"]);
     assert_eq!(names(&scratch.path("out")), ["other", "tuned"]);
 }
+
+#[test]
+fn adapters_are_trained_and_written_apart() {
+    let scratch = Scratch::new();
+    let data = scored(&scratch);
+    let (tuned, apart) = (scratch.out("tuned"), scratch.out("adapters"));
+    let mut command = fit(&data, "cosine_similarity", &tuned);
+    command.args([
+        "--no-header",
+        "--lora",
+        "2",
+        "--lora-targets",
+        "query,dense",
+    ]);
+    let result = run(command
+        .arg("--lora-output")
+        .arg(&apart)
+        .arg("--eval")
+        .arg(&data))
+    .ok();
+    assert_eq!(
+        names(&apart),
+        ["adapter_config.json", "adapter_model.safetensors"]
+    );
+    let config: Value =
+        serde_json::from_slice(&fs::read(apart.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&config["r"], &config["lora_alpha"]),
+        (&2.into(), &16.0.into())
+    );
+    // The tuned model has them within.
+    let found = eval(&tuned, &data, "sts", &["--no-header"]);
+    let after = number(&result.json()["after"]["pearson"]);
+    assert!((number(&found["pearson"]) - after).abs() < 1e-5, "{found}");
+
+    let mut command = fit(&data, "cosine_similarity", &scratch.out("bad"));
+    command.args(["--no-header", "--lora", "2", "--lora-targets", "q_proj"]);
+    run(&mut command).fails_with(&["q_proj", "query"]);
+    let mut command = fit(&data, "cosine_similarity", &scratch.out("bad"));
+    assert_eq!(run(command.args(["--lora-alpha", "2"])).code, Some(2));
+    assert_eq!(names(&scratch.path("out")), ["adapters", "tuned"]);
+}

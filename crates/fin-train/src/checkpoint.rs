@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::TrainConfig;
+use crate::lora::LoraConfig;
 use crate::loss::LossParameters;
 use crate::optim::AdamW;
 use crate::registry::Options;
@@ -67,6 +68,10 @@ pub struct TrainState {
     /// Examples that the network sees at a time; none for whole batches.
     #[serde(default)]
     pub mini_batch_size: Option<usize>,
+    /// Adapters; none where the network itself is trained. With them, `model.safetensors` has the
+    /// weights beneath and the adapters' matrices.
+    #[serde(default)]
+    pub lora: Option<LoraConfig>,
     /// Sampler.
     pub sampler: Named,
     /// [`crate::dataset::Dataset::fingerprint`] in hexadecimal.
@@ -90,6 +95,7 @@ impl TrainState {
             loss,
             loss_optimizer: None,
             mini_batch_size: None,
+            lora: None,
             sampler,
             dataset: format!("{dataset:016x}"),
             total_steps,

@@ -29,7 +29,6 @@ pub struct TrainConfig {
     /// Schedule of the learning rate, by name. Default: `linear`.
     pub schedule: String,
     /// Further options of the schedule, by name. Default: none.
-    #[serde(skip_serializing_if = "Options::is_empty")]
     pub schedule_options: Options,
     /// Share of the steps that the schedule warms up over; `constant` ignores it. Default: 0.1.
     pub warmup: f64,

@@ -15,6 +15,7 @@ use crate::callback::{Callback, Context, MetricRecord, Progress};
 use crate::checkpoint::{self, Named, TrainState, Trained};
 use crate::config::TrainConfig;
 use crate::dataset::Dataset;
+use crate::lora::LoraConfig;
 use crate::loss::{Loss, LossShape};
 use crate::optim::{AdamW, AdamWConfig};
 use crate::registry::Options;
@@ -91,6 +92,15 @@ impl LossOptimizer {
     }
 }
 
+/// Where the adapters of a run are written: [`LoraConfig::save_adapters`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapters {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Name or directory of the model that they belong to.
+    pub base: String,
+}
+
 /// A training run: settings, loss, sampler and callbacks, for any embedder.
 ///
 /// A run is a function of the embedder, the data and the settings: batches depend on the seed and
@@ -101,6 +111,7 @@ pub struct Trainer<E: Embedder> {
     loss: Box<dyn Loss>,
     loss_optimizer: LossOptimizer,
     mini_batch_size: Option<usize>,
+    lora: Option<(LoraConfig, Option<Adapters>)>,
     sampler: Box<dyn Sampler>,
     callbacks: Vec<Box<dyn Callback<E>>>,
     checkpoints: Option<PathBuf>,
@@ -130,6 +141,7 @@ impl<E: Embedder> Trainer<E> {
             loss,
             loss_optimizer: LossOptimizer::default(),
             mini_batch_size: None,
+            lora: None,
             sampler,
             callbacks: Vec::new(),
             checkpoints: None,
@@ -172,6 +184,17 @@ impl<E: Embedder> Trainer<E> {
             ));
         }
         self.mini_batch_size = Some(size);
+        Ok(self)
+    }
+
+    /// With low-rank adapters on some weights, which alone are trained. The network that comes out of
+    /// the run has them added to its weights; `adapters` is where they are written apart as well.
+    ///
+    /// # Errors
+    /// Those of [`LoraConfig::validate`].
+    pub fn with_lora(mut self, config: LoraConfig, adapters: Option<Adapters>) -> Result<Self> {
+        config.validate()?;
+        self.lora = Some((config, adapters));
         Ok(self)
     }
 
@@ -259,7 +282,11 @@ impl<E: Embedder> Trainer<E> {
         if self.loss.has_parameters() {
             state.loss_optimizer = Some(self.loss_optimizer.clone());
         }
-        let network = embedder.network().clone().fork(&plain);
+        let mut network = embedder.network().clone().fork(&plain);
+        if let Some((lora, _)) = &self.lora {
+            state.lora = Some(lora.clone());
+            network = lora.attach(network, &embedder.names(), self.config.seed)?;
+        }
         let (network, mut optimizer) = match &self.resume {
             None => (network, AdamW::new(self.config.optimizer())),
             Some(directory) => {
@@ -479,7 +506,14 @@ impl<E: Embedder> Trainer<E> {
             stopped: state.step < plan.total,
             checkpoint: written,
         };
-        let network = with_scale(network.valid(), self.loss.as_ref());
+        let mut network = network.valid();
+        if let Some((lora, adapters)) = &self.lora {
+            if let Some(Adapters { directory, base }) = adapters {
+                lora.save_adapters(&network, &embedder.names(), base, directory)?;
+            }
+            network = network.materialize();
+        }
+        let network = with_scale(network, self.loss.as_ref());
         Ok((embedder.with_network(network), summary))
     }
 }

@@ -479,7 +479,11 @@ impl Embedder for TextEmbedder {
     }
 
     fn names(&self) -> Names {
-        self.network.backbone.names()
+        let backbone = &self.network.backbone;
+        Names {
+            within: vec!["backbone".into(), backbone.variant().into()],
+            ..backbone.names()
+        }
     }
 
     fn save(&self, directory: &Path) -> Result<()> {

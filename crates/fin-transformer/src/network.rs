@@ -56,6 +56,16 @@ impl TextBackbone {
         }
     }
 
+    /// What stands in parameter paths before those of the model within.
+    pub(crate) fn variant(&self) -> &'static str {
+        match self {
+            Self::Bert(_) => "Bert",
+            Self::DistilBert(_) => "DistilBert",
+            Self::XlmRoberta(_) => "XlmRoberta",
+            Self::T5(_) => "T5",
+        }
+    }
+
     /// The parameters under upstream's key names.
     pub(crate) fn state_dict(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
         let names = self.names();

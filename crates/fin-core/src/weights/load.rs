@@ -20,6 +20,9 @@ use crate::error::{Error, Result};
 pub struct Names {
     /// Prefix of every key in the checkpoint, as in `bert.`; empty for none.
     pub prefix: String,
+    /// Components at the beginning of a path that keys do not have: where the module that the keys
+    /// are of is in the one at hand. Other paths stay as they are.
+    pub within: Vec<String>,
     /// `(path component, key component)` pairs.
     pub renames: Vec<(String, String)>,
     /// Key of a module by its path, both dotted and without the parameter's own name:
@@ -49,6 +52,7 @@ impl Names {
     /// The checkpoint key of a module's parameter path.
     pub fn key(&self, path: &[String]) -> String {
         let mut key = self.prefix.clone();
+        let path = path.strip_prefix(self.within.as_slice()).unwrap_or(path);
         if let Some((parameter, module)) = path.split_last()
             && !self.modules.is_empty()
         {

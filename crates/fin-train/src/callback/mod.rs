@@ -88,7 +88,8 @@ impl<E: Embedder> Context<'_, E> {
     /// The embedder with its weights as they are now, ready for inference on
     /// [`Context::device`].
     pub fn embedder(&self) -> E {
-        self.embedder.clone().with_network(self.network.valid())
+        let network = self.network.valid().materialize();
+        self.embedder.clone().with_network(network)
     }
 
     /// The device that training runs on, without autodiff.

@@ -13,7 +13,7 @@ use fin_train::dataset::{
 };
 use fin_train::evaluate::Evaluator;
 use fin_train::loss::Loss;
-use fin_train::{Dataset, Trainer, loss_from_name, sampler_from_name};
+use fin_train::{Adapters, Dataset, Trainer, loss_from_name, sampler_from_name};
 use serde_json::json;
 
 use super::FitArgs;
@@ -54,6 +54,7 @@ fn run_with<F: Family>(
 
     let log = settings.log.as_ref().map(Log::new).transpose()?;
     let stopping = settings.early_stopping()?;
+    let lora = settings.lora()?;
     let workspace = Workspace::new(required.output, args.overwrite, settings)?;
     let resume = if args.resume {
         let newest = workspace.newest()?;
@@ -131,6 +132,13 @@ fn run_with<F: Family>(
     let mut trainer = Trainer::new(config, loss)?;
     if let Some(size) = settings.mini_batch_size {
         trainer = trainer.with_mini_batches(size)?;
+    }
+    if let Some(lora) = lora {
+        let adapters = settings.lora_output.as_ref().map(|directory| Adapters {
+            directory: directory.clone(),
+            base: required.model.into(),
+        });
+        trainer = trainer.with_lora(lora, adapters)?;
     }
     if let Some(sampler) = &settings.sampler {
         let sampler_options = options("sampler_option", settings.sampler_option.as_ref())?;

@@ -8,7 +8,7 @@ use fin_core::input::Column;
 use fin_core::{BatchLimits, DeviceSpec, Error};
 use fin_pointnet::PointAugmentation;
 use fin_registry::{Modality, ModelOptions, Tower, nearest};
-use fin_train::{Options, TrainConfig};
+use fin_train::{LoraConfig, Options, TrainConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -67,6 +67,29 @@ pub struct Settings {
         help_heading = "Model"
     )]
     pub freeze_pattern: Option<Vec<String>>,
+
+    /// Train low-rank adapters of this rank (LoRA) and leave the weights as they are; the tuned model
+    /// has both as one
+    #[arg(long, value_name = "RANK", help_heading = "Model")]
+    pub lora: Option<usize>,
+
+    /// Factor of the adapters, divided by their rank [default: 16]
+    #[arg(long, value_name = "ALPHA", requires = "lora", help_heading = "Model")]
+    pub lora_alpha: Option<f64>,
+
+    /// Layers with adapters by name, as in query,value,dense [default: queries and values]
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        requires = "lora",
+        help_heading = "Model"
+    )]
+    pub lora_targets: Option<Vec<String>>,
+
+    /// Directory to write the adapters to as well, in the format of PEFT
+    #[arg(long, value_name = "DIR", requires = "lora", help_heading = "Model")]
+    pub lora_output: Option<PathBuf>,
 
     /// Height and width that images are cropped to, instead of the model's; the resizing before it
     /// is scaled along
@@ -330,6 +353,32 @@ impl Settings {
             lock: self.lock.clone().unwrap_or_default(),
             freeze_patterns: self.freeze_pattern.clone().unwrap_or_default(),
         })
+    }
+
+    /// Adapters, where they are asked for.
+    pub fn lora(&self) -> Result<Option<LoraConfig>> {
+        let Some(rank) = self.lora else {
+            let given = [
+                ("lora_alpha", self.lora_alpha.is_some()),
+                ("lora_targets", self.lora_targets.is_some()),
+                ("lora_output", self.lora_output.is_some()),
+            ];
+            return match given.iter().find(|(_, given)| *given) {
+                Some((name, _)) => {
+                    let reason = "is about adapters; give their rank by `lora` too";
+                    Err(Error::argument(*name, reason).into())
+                }
+                None => Ok(None),
+            };
+        };
+        let default = LoraConfig::default();
+        let config = LoraConfig {
+            rank,
+            alpha: self.lora_alpha.unwrap_or(default.alpha),
+            targets: self.lora_targets.clone().unwrap_or(default.targets),
+        };
+        config.validate()?;
+        Ok(Some(config))
     }
 
     pub fn train_config(&self) -> Result<TrainConfig> {
