@@ -95,7 +95,7 @@ fn fixtures(devices: &str, features: &[&str], writes: bool) -> Outcome {
             .ok_or_else(|| format!("cargo built no parity test of {family}"))?;
         println!("\n== {family} on {devices} ==");
         let mut test = command(program);
-        add_devices(&mut test, devices, &qualified)?;
+        set_devices(&mut test, devices, &qualified)?;
         test.arg("--nocapture").stdout(Stdio::piped());
         let mut running = test.spawn().map_err(|e| format!("{test:?}: {e}"))?;
         let out = running.stdout.take().ok_or("the test has no output")?;
@@ -309,6 +309,11 @@ fn add_devices(test: &mut std::process::Command, devices: &str, features: &[&str
     if !features.is_empty() {
         test.args(["--features", &features.join(",")]);
     }
+    set_devices(test, devices, features)
+}
+
+/// The environment of a test on these devices.
+fn set_devices(test: &mut std::process::Command, devices: &str, features: &[&str]) -> Outcome {
     test.env("FIN_TEST_DEVICES", devices);
     if features.iter().any(|feature| feature.ends_with("tch")) {
         libtorch(test)?;
