@@ -150,7 +150,7 @@ fn comparison(line: &str, devices: &str) -> Option<(String, usize, f64)> {
     let device = devices.split(',').find(names)?;
     let kind = if what.contains("grad") {
         1
-    } else if what.contains("after") {
+    } else if what.contains("after") || what.contains("clipped") {
         2
     } else {
         0
