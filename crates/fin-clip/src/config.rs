@@ -269,9 +269,18 @@ impl Fields<'_> {
 const MAX_SIDE: usize = 1 << 13;
 
 impl ClipConfig {
-    /// What the two towers rely on together; `path` is what errors name.
-    pub(crate) fn check(&self, path: &Path, preprocessing: &Path) -> Result<()> {
+    /// What the two towers rely on together; `path` is what errors name, and `fields` those of
+    /// the resized size, the crop, mean and standard deviation in the file of the preprocessing.
+    pub(crate) fn check(&self, path: &Path, preprocessing: &Path, fields: [&str; 4]) -> Result<()> {
+        let [resize, crop, mean, std] = fields;
         if let Some((field, reason)) = self.preprocessing.transform.fault() {
+            let field = match field {
+                "resize" => resize,
+                "crop" => crop,
+                "mean" => mean,
+                "std" => std,
+                other => other,
+            };
             return Err(Error::config(preprocessing, field, reason));
         }
         let size = self.vision.image_size;
@@ -285,7 +294,7 @@ impl ClipConfig {
                     "images come out {found}; the image tower of {} takes {size} × {size}",
                     path.display()
                 );
-                return Err(Error::config(preprocessing, "crop_size", reason));
+                return Err(Error::config(preprocessing, crop, reason));
             }
         }
         Ok(())

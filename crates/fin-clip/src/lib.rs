@@ -1,4 +1,4 @@
-//! CLIP embedding models: texts and images in one space.
+#![doc = include_str!("../README.md")]
 
 pub mod config;
 mod convert;

@@ -209,7 +209,8 @@ fn clip_pixels_and_token_ids_are_those_of_the_reference() {
         else {
             panic!("no pixels");
         };
-        check(name, &values(pixels), &case.expected("pixels"), 1e-6);
+        let label = format!("{name} on {}: pixels", DeviceSpec::Flex);
+        check(&label, &values(pixels), &case.expected("pixels"), 1e-6);
     }
 }
 
@@ -395,9 +396,11 @@ fn clip_encoding_and_similarity_on_the_host() {
         let shape = [4, 24];
         let features = TensorData::new(case.expected("text.features"), shape);
         let unit = values(l2_normalize(Tensor::from_data(features, &device)));
-        check(name, &texts.values, &unit, 1e-5);
+        let label = |what: &str| format!("{name} on {}: {what}", DeviceSpec::Flex);
+        check(&label("encoded texts"), &texts.values, &unit, 1e-5);
         let logits = model.similarity(&texts, &images).unwrap();
-        check(name, &logits, &case.expected("logits_per_text"), 1e-5);
+        let expected = case.expected("logits_per_text");
+        check(&label("similarity"), &logits, &expected, 1e-5);
 
         assert_eq!(model.logit_scale(), 2.5);
         assert!((model.temperature() - (-2.5f32).exp()).abs() < 1e-7);
@@ -405,7 +408,7 @@ fn clip_encoding_and_similarity_on_the_host() {
         let cosines = model.similarity(&texts, &images).unwrap();
         assert!(cosines.iter().all(|cosine| cosine.abs() <= 1.0));
         let scaled: Vec<f32> = cosines.iter().map(|x| x * 2.5f32.exp()).collect();
-        check(name, &scaled, &logits, 1e-6);
+        check(&label("scaled cosines"), &scaled, &logits, 1e-6);
         assert!(model.set_logit_scale(f32::NAN).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 mod open_clip;
 mod preprocessor;
+mod section;
 mod sentence_transformers;
 mod transformers;
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::preprocessor::shortest;
-use super::{Dialect, Files, Opened, VOCABULARY, verbatim};
+use super::{Dialect, Files, Opened, VOCABULARY, section, verbatim};
 use crate::config::{
     ClipConfig, ClipTextConfig, EncoderConfig, Fields, TextConfig, TextPooling, TextProjection,
     VisionConfig, XlmRobertaTextConfig,
@@ -38,19 +38,18 @@ const WEIGHTS: [&str; 4] = [
 
 #[derive(Debug, Deserialize)]
 struct FileJson {
-    model_cfg: Option<ModelJson>,
-    #[serde(default)]
-    preprocess_cfg: PreprocessJson,
+    model_cfg: Option<Value>,
+    preprocess_cfg: Option<Value>,
 }
 
 /// Fields of which no value but the default is built are kept as they are in `rest`.
 #[derive(Debug, Deserialize)]
 struct ModelJson {
-    embed_dim: usize,
+    embed_dim: Option<usize>,
     #[serde(default)]
     quick_gelu: bool,
-    vision_cfg: VisionJson,
-    text_cfg: TextJson,
+    vision_cfg: Option<Value>,
+    text_cfg: Option<Value>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -311,32 +310,45 @@ const NAMES: [&str; 4] = ["width", "mlp_ratio", "layers", "heads"];
 
 pub(super) fn open(directory: &Path) -> Result<Opened> {
     let path = &directory.join(CONFIG);
-    let file: FileJson = fin_core::json::read(path)?;
-    let Some(model) = file.model_cfg else {
-        return Err(Error::config(path, "model_cfg", "missing"));
-    };
+    let missing = |field: &str| Error::config(path, field, "missing");
+    let file: FileJson = section::read(path, "", &fin_core::json::read(path)?)?;
+    let model = file.model_cfg.ok_or_else(|| missing("model_cfg"))?;
+    let model: ModelJson = section::read(path, "model_cfg", &model)?;
     let top = Fields {
         path,
         section: "model_cfg",
     };
     check_rest(&top, &model.rest, &NEUTRAL_TOP)?;
-    top.check_size("embed_dim", model.embed_dim)?;
+    let embed_dim = model.embed_dim;
+    let embed_dim = embed_dim.ok_or_else(|| missing("model_cfg.embed_dim"))?;
+    top.check_size("embed_dim", embed_dim)?;
     let activation = match model.quick_gelu {
         true => Activation::QuickGelu,
         false => Activation::Gelu,
     };
-    let vision = vision(path, &model.vision_cfg, activation)?;
-    let (text, tokens) = text(directory, path, &model.text_cfg, activation)?;
+    let name = "model_cfg.vision_cfg";
+    let json = model.vision_cfg.ok_or_else(|| missing(name))?;
+    let json = section::read(path, name, &json)?;
+    let vision = vision(path, &json, activation)?;
+    let name = "model_cfg.text_cfg";
+    let json = model.text_cfg.ok_or_else(|| missing(name))?;
+    let json = section::read(path, name, &json)?;
+    let (text, tokens) = text(directory, path, &json, activation)?;
+    let json: PreprocessJson = match file.preprocess_cfg {
+        Some(value) => section::read(path, "preprocess_cfg", &value)?,
+        None => PreprocessJson::default(),
+    };
     let config = ClipConfig {
-        projection_dim: model.embed_dim,
-        preprocessing: preprocessing(path, &file.preprocess_cfg, vision.image_size)?,
+        projection_dim: embed_dim,
+        preprocessing: preprocessing(path, &json, vision.image_size)?,
         vision,
         text,
         normalize: false,
         source: None,
         licence: None,
     };
-    config.check(path, path)?;
+    let fields = ["size", "size", "mean", "std"].map(|field| format!("preprocess_cfg.{field}"));
+    config.check(path, path, fields.each_ref().map(String::as_str))?;
     let weights = WEIGHTS.iter().map(|name| directory.join(name));
     let checkpoint = match weights.into_iter().find(|path| path.is_file()) {
         Some(path) => Checkpoint::open(path),

@@ -8,11 +8,15 @@ use fin_core::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::section;
 use crate::preprocessing::{CropRounding, MEAN, Preprocessing, STD};
 
 pub(super) const FILE: &str = "preprocessor_config.json";
 /// Where version 5 writes it.
 pub(super) const PROCESSOR: &str = "processor_config.json";
+
+/// Its names of the resized size, the crop, mean and standard deviation.
+pub(super) const FIELDS: [&str; 4] = ["size", "crop_size", "image_mean", "image_std"];
 
 #[derive(Debug, Deserialize)]
 #[serde(default)]
@@ -69,17 +73,17 @@ const FILTERS: [(u8, Interpolation); 4] = [
 pub(super) fn read(directory: &Path) -> Result<(Preprocessing, PathBuf)> {
     let path = directory.join(FILE);
     if path.is_file() {
-        let json: PreprocessorJson = fin_core::json::read(&path)?;
+        let json = section::read(&path, "", &fin_core::json::read(&path)?)?;
         return Ok((from_json(&path, json)?, path));
     }
     let path = directory.join(PROCESSOR);
     if path.is_file() {
-        #[derive(Deserialize)]
-        struct Processor {
-            image_processor: PreprocessorJson,
-        }
-        let json: Processor = fin_core::json::read(&path)?;
-        return Ok((from_json(&path, json.image_processor)?, path));
+        let json: Value = fin_core::json::read(&path)?;
+        let Some(json) = json.get("image_processor") else {
+            return Err(Error::config(&path, "image_processor", "missing"));
+        };
+        let json = section::read(&path, "image_processor", json)?;
+        return Ok((from_json(&path, json)?, path));
     }
     Err(Error::invalid(
         directory,

@@ -9,7 +9,7 @@ use fin_core::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Dialect, Files, Opened, VOCABULARY, preprocessor, verbatim};
+use super::{Dialect, Files, Opened, VOCABULARY, preprocessor, section, verbatim};
 use crate::config::{
     ClipConfig, ClipTextConfig, EncoderConfig, Fields, TextConfig, TextPooling, VisionConfig,
 };
@@ -158,7 +158,8 @@ pub(super) fn open(directory: &Path) -> Result<Opened> {
     })
 }
 
-fn section<T: for<'a> Deserialize<'a>>(
+/// A tower's section, or what stands in its place.
+fn tower<T: for<'a> Deserialize<'a>>(
     path: &Path,
     name: &str,
     value: Option<Value>,
@@ -170,14 +171,13 @@ fn section<T: for<'a> Deserialize<'a>>(
             name,
             "missing; the file describes no such tower",
         )),
-        Some(value) => serde_json::from_value(value)
-            .map_err(|e| Error::config(path, name, format!("cannot be used: {e}"))),
+        Some(value) => section::read(path, name, &value),
     }
 }
 
 fn read(directory: &Path) -> Result<ClipConfig> {
     let path = &directory.join(CONFIG);
-    let json: ModelJson = fin_core::json::read(path)?;
+    let json: ModelJson = section::read(path, "", &fin_core::json::read(path)?)?;
     if json.model_type.as_deref() != Some("clip") {
         let found = json.model_type.map_or("missing".into(), |name| {
             format!("`{name}` is not supported")
@@ -201,7 +201,7 @@ fn read(directory: &Path) -> Result<ClipConfig> {
         path,
         section: "text_config",
     };
-    let text: TextJson = section(path, "text_config", json.text_config, json.text_config_dict)?;
+    let text: TextJson = tower(path, "text_config", json.text_config, json.text_config_dict)?;
     let text = ClipTextConfig {
         encoder: EncoderConfig {
             hidden_size: text.hidden_size,
@@ -227,7 +227,7 @@ fn read(directory: &Path) -> Result<ClipConfig> {
         path,
         section: "vision_config",
     };
-    let vision: VisionJson = section(
+    let vision: VisionJson = tower(
         path,
         "vision_config",
         json.vision_config,
@@ -263,7 +263,7 @@ fn read(directory: &Path) -> Result<ClipConfig> {
         source: None,
         licence: None,
     };
-    config.check(path, &preprocessing_path)?;
+    config.check(path, &preprocessing_path, preprocessor::FIELDS)?;
     Ok(config)
 }
 

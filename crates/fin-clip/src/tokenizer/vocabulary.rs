@@ -14,8 +14,8 @@ use super::simple::{SPECIAL, byte_characters};
 /// Merges that are used; the file has more.
 const MERGES: usize = 49_152 - 256 - 2;
 
-/// Longest line that is read, in bytes.
-const MAX_LINE: u64 = 4096;
+/// Longest line that is read, in bytes. The longest that is published has 65.
+const MAX_LINE: u64 = 256;
 
 /// Reads a file of merges, one a line after a line that says what it is, compressed or not. Tokens
 /// are the 256 bytes, the bytes at the end of a word, what the first 48,894 merges make, and the

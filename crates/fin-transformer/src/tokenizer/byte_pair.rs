@@ -96,10 +96,19 @@ impl BytePairVocabulary {
         let vocab = read_json(file)?;
         let path = file.with_file_name(MERGES_TXT);
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
-        let lines = text.lines().filter(|line| !line.starts_with("#version"));
+        let lines = text.lines().enumerate();
+        let lines = lines.filter(|(_, line)| !line.starts_with("#version"));
+        // At once, so that a file of nothing is not held a line at a time.
+        let pair = |(i, line): (usize, &str)| match two_symbols(line) {
+            Some([first, second]) => Ok(Merge::Pair(first.into(), second.into())),
+            None => {
+                let reason = format!("line {} is `{line}`; expected two symbols", i + 1);
+                Err(Error::invalid(&path, reason))
+            }
+        };
         Ok(Self {
             vocab,
-            merges: lines.map(|line| Merge::Text(line.into())).collect(),
+            merges: lines.map(pair).collect::<Result<_>>()?,
         })
     }
 
@@ -134,18 +143,22 @@ impl BytePairVocabulary {
     /// The model of the `tokenizers` library, with `unknown` for characters that are no symbol.
     ///
     /// # Errors
-    /// [`Error::InvalidFile`] where a merge is not a pair of symbols, or its result is none.
+    /// [`Error::InvalidFile`] where there are no symbols, a merge is not a pair of them, or its result
+    /// is none.
     pub fn model(self, file: &Path, unknown: Option<&str>) -> Result<BPE> {
         let pair = |(i, merge): (usize, Merge)| match merge {
             Merge::Pair(first, second) => Ok((first, second)),
-            Merge::Text(text) => match text.split(' ').collect::<Vec<_>>()[..] {
-                [first, second] => Ok((first.to_string(), second.to_string())),
-                _ => Err(Error::invalid(
+            Merge::Text(text) => match two_symbols(&text) {
+                Some([first, second]) => Ok((first.to_string(), second.to_string())),
+                None => Err(Error::invalid(
                     file,
                     format!("merge {i} is `{text}`; expected two symbols"),
                 )),
             },
         };
+        if self.vocab.is_empty() {
+            return Err(Error::invalid(file, "the vocabulary is empty"));
+        }
         let merges = self.merges.into_iter().enumerate().map(pair);
         let merges = merges.collect::<Result<Vec<_>>>()?;
         let mut builder = BPE::builder()
@@ -157,6 +170,15 @@ impl BytePairVocabulary {
         builder
             .build()
             .map_err(|e| Error::invalid(file, format!("not a vocabulary of byte pairs: {e}")))
+    }
+}
+
+/// The two symbols of a merge.
+fn two_symbols(text: &str) -> Option<[&str; 2]> {
+    let mut symbols = text.split(' ');
+    match (symbols.next(), symbols.next(), symbols.next()) {
+        (Some(first), Some(second), None) => Some([first, second]),
+        _ => None,
     }
 }
 
