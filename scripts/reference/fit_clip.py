@@ -61,12 +61,17 @@ class Data:
             texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         )
         self.ids = found["input_ids"]
+        self.lengths = found["attention_mask"].sum(dim=1)
         self.pixels = processor([Image.open(path) for path in images], return_tensors="pt")[
             "pixel_values"
         ]
         text_places = {text: i for i, text in enumerate(texts)}
         image_places = {image: i for i, image in enumerate(images)}
         self.rows = [(text_places[text], image_places[image]) for text, image in rows]
+
+    def cut(self, texts: torch.Tensor) -> torch.Tensor:
+        """Give the ids of some texts as long as the longest; nothing sees what is padded."""
+        return self.ids[texts, : self.lengths[texts].max()]
 
     def batches(self, size: int, shuffle: random.Random) -> list[list[tuple[int, int]]]:
         """Draw an epoch of batches without a text or an image twice."""
@@ -165,7 +170,7 @@ def main() -> None:
             for group in scale_optimizer.param_groups:
                 group["lr"] = 0.01 * now
             texts, images = (torch.tensor(each) for each in zip(*batch, strict=True))
-            output = model(input_ids=train.ids[texts], pixel_values=train.pixels[images])
+            output = model(input_ids=train.cut(texts), pixel_values=train.pixels[images])
             loss = image_text_contrastive_loss(output.logits_per_text)
             optimizer.zero_grad()
             scale_optimizer.zero_grad()

@@ -27,6 +27,9 @@ cargo xtask <task>
   demo-meshes [--data DIR] [--report HTML] [--seed N]
                              the same for meshes: an untrained PointNet++ on families of shapes
                              that are made for it, into DIR where it is given
+  demo-clip [--data DIR] [--report HTML] [--seed N]
+                             the same for texts and images: an untrained CLIP on emoji and words for
+                             them from npm, or on DIR/train.csv and DIR/held-out.csv
   convert-weights MODEL --from FILE|DIR|hub --to DIR [--dtype f32|f16|bf16] [--verify NPY] ...
                              an upstream checkpoint into a model directory of safetensors;
                              --help says more
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         "convert-weights" => convert::run(rest),
         "crates" => crates::run(rest),
         "demo" => demo::run(rest),
+        "demo-clip" => demo::clip::run(rest),
         "demo-meshes" => demo::meshes::run(rest),
         "demo-images" => demo::images::run(rest),
         "make-tiny" => make_tiny::run(rest),

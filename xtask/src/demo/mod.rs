@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+pub mod clip;
 pub mod images;
 pub mod meshes;
 mod shapes;

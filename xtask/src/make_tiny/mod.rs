@@ -9,7 +9,7 @@
 
 mod corpus;
 mod matrix;
-mod random;
+pub mod random;
 mod student;
 mod templates;
 mod wordnet;
