@@ -599,7 +599,7 @@ fn with_weights(name: &str, change: &dyn Fn(&mut Tensors)) -> TempDir {
     change(&mut tensors);
     drop(source);
     std::fs::remove_file(directory.path().join(from)).unwrap();
-    weights::save(&directory.path().join(to), &tensors).unwrap();
+    weights::save(directory.path().join(to), &tensors).unwrap();
     directory
 }
 
