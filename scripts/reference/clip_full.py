@@ -179,7 +179,10 @@ def write(out: Path, name: str) -> None:
         found = [text(ids), image(pixels)] if double else single
         unit = [nn.functional.normalize(rows, dim=-1) for rows in found]
         logits = model.logit_scale.exp() * unit[0] @ unit[1].T
-    errors = [float((a - b).norm() / b.norm()) for a, b in zip(single, found, strict=True)]
+    errors = None
+    if double:
+        pairs = zip(single, found, strict=True)
+        errors = [float((a - b).norm() / b.norm()) for a, b in pairs]
     (folder / "reference.json").write_text(
         json.dumps(
             {
