@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Run, Scratch, fin, fixture, names, run};
 use fin_core::output::read_npy_f32;
+use fin_core::weights::Checkpoint;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -571,17 +572,16 @@ fn fit(model: &Path, train: &Path, output: &Path, more: &[&str]) -> Run {
     command.args(more).output().unwrap().into()
 }
 
-/// Values of every parameter of a model by name; some upstream files number the positions too.
-fn tensors(directory: &Path) -> Vec<(String, Vec<u8>)> {
-    let bytes = fs::read(directory.join("model.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let mut found: Vec<(String, Vec<u8>)> = file
-        .tensors()
-        .into_iter()
-        .filter(|(name, _)| !name.ends_with("position_ids"))
-        .map(|(name, view)| (name, view.data().to_vec()))
+/// Values of every parameter of a model by name, whatever their type in the file; some upstream
+/// files number the positions too.
+fn tensors(directory: &Path) -> Vec<(String, Vec<f32>)> {
+    let file = Checkpoint::open(directory.join("model.safetensors")).unwrap();
+    let names = file.iter().map(|(name, _)| name);
+    let names = names.filter(|name| !name.ends_with("position_ids"));
+    let mut found: Vec<(String, Vec<f32>)> = names
+        .map(|name| (name.to_owned(), file.read_f32(name).unwrap()))
         .collect();
-    found.sort();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
     found
 }
 
@@ -710,12 +710,6 @@ fn towers_and_parameters_stay_as_they_are_where_asked() {
     // The same gradients in parts, so nearly the same weights.
     let whole = tensors(&scratch.out("plain"));
     let parts = tensors(&trained("parts", &["--mini-batch-size", "3"]));
-    let values = |bytes: &[u8]| -> Vec<f32> {
-        let values = bytes.chunks_exact(4);
-        values
-            .map(|value| f32::from_le_bytes(value.try_into().unwrap()))
-            .collect()
-    };
     let start = tensors(&model());
     let (mut way, mut apart) = (0.0f64, 0.0f64);
     for (((name, a), (same, b)), (_, from)) in whole.iter().zip(&parts).zip(&start) {
@@ -724,8 +718,7 @@ fn towers_and_parameters_stay_as_they_are_where_asked() {
         if name.ends_with("k_proj.bias") {
             continue;
         }
-        let (a, b, from) = (values(a), values(b), values(from));
-        for ((a, b), from) in a.iter().zip(&b).zip(&from) {
+        for ((a, b), from) in a.iter().zip(b).zip(from) {
             way += f64::from(a - from).powi(2);
             apart += f64::from(a - b).powi(2);
         }
