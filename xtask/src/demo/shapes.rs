@@ -5,7 +5,7 @@ use std::f32::consts::{PI, TAU};
 use std::io;
 use std::path::Path;
 
-/// A surface of polygons.
+/// A surface of polygons, their corners counterclockwise from outside.
 #[derive(Debug, Clone, Default)]
 pub struct Shape {
     pub vertices: Vec<[f32; 3]>,
@@ -65,15 +65,15 @@ impl Random {
 }
 
 impl Shape {
-    /// A shape of the family, turned about the up axis (y) and stretched by up to a fifth along each
-    /// axis.
+    /// A shape of the family, stretched by up to a fifth along each axis and then turned to lie in
+    /// any direction.
     pub fn draw(draw: Draw, random: &mut Random) -> Self {
         let mut shape = draw(random);
-        let (sin, cos) = random.between(0.0, TAU).sin_cos();
         let stretch = [0; 3].map(|_| random.between(0.9, 1.1));
+        let turn = rotation(random);
         for v in &mut shape.vertices {
-            let [x, y, z] = [v[0] * stretch[0], v[1] * stretch[1], v[2] * stretch[2]];
-            *v = [cos * x + sin * z, y, cos * z - sin * x];
+            let place = [0, 1, 2].map(|k| v[k] * stretch[k]);
+            *v = turn.map(|row| (0..3).map(|k| row[k] * place[k]).sum());
         }
         shape
     }
@@ -101,7 +101,7 @@ impl Shape {
         let mut faces = Vec::new();
         for i in 0..n - usize::from(!ring_of_rows) {
             for j in 0..m - usize::from(!ring_in_row) {
-                faces.push(vec![at(i, j), at(i, j + 1), at(i + 1, j + 1), at(i + 1, j)]);
+                faces.push(vec![at(i, j), at(i + 1, j), at(i + 1, j + 1), at(i, j + 1)]);
             }
         }
         Self {
@@ -145,7 +145,8 @@ impl Shape {
             shape.vertices.push([0.0, y, 0.0]);
             for j in 0..m {
                 let at = |j: usize| (row * m + j % m) as u32;
-                shape.faces.push(vec![centre, at(j), at(j + 1)]);
+                let [first, last] = if row == 0 { [j, j + 1] } else { [j + 1, j] };
+                shape.faces.push(vec![centre, at(first), at(last)]);
             }
         }
         shape
@@ -186,6 +187,32 @@ impl Shape {
             .collect();
         Self::grid(&rows, is_ring, true)
     }
+}
+
+/// A rotation, each as likely as any other (Shoemake 1992, *Uniform Random Rotations*).
+fn rotation(random: &mut Random) -> [[f32; 3]; 3] {
+    let part = random.between(0.0, 1.0);
+    let [first, second] = [0; 2].map(|_| random.between(0.0, TAU).sin_cos());
+    let [inner, outer] = [(1.0 - part).sqrt(), part.sqrt()];
+    let (x, y) = (inner * first.0, inner * first.1);
+    let (z, w) = (outer * second.0, outer * second.1);
+    [
+        [
+            1.0 - 2.0 * (y * y + z * z),
+            2.0 * (x * y - z * w),
+            2.0 * (x * z + y * w),
+        ],
+        [
+            2.0 * (x * y + z * w),
+            1.0 - 2.0 * (x * x + z * z),
+            2.0 * (y * z - x * w),
+        ],
+        [
+            2.0 * (x * z - y * w),
+            2.0 * (y * z + x * w),
+            1.0 - 2.0 * (x * x + y * y),
+        ],
+    ]
 }
 
 fn cross_product(a: [f32; 3], b: [f32; 3]) -> [f32; 3] {
@@ -280,7 +307,13 @@ fn twisted(random: &mut Random) -> Shape {
             let (x, z) = (x * width, z * depth);
             [cos * x - sin * z, sin * x + cos * z]
         };
-        corners.map(turned).to_vec()
+        // Narrow strips, so that a side that bends looks smooth.
+        let outline = (0..32).map(|i| {
+            let (from, to) = (corners[i / 8], corners[(i / 8 + 1) % 4]);
+            let part = (i % 8) as f32 / 8.0;
+            turned([0, 1].map(|k| from[k] + part * (to[k] - from[k])))
+        });
+        outline.collect()
     })
 }
 
@@ -518,6 +551,51 @@ fn floats<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a f32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rotations_keep_lengths_and_sides_and_spread_evenly() {
+        let mut random = Random::new(3);
+        let mut sums = [[0.0f32; 3]; 3];
+        for _ in 0..4000 {
+            let turn = rotation(&mut random);
+            for i in 0..3 {
+                let next = cross_product(turn[(i + 1) % 3], turn[(i + 2) % 3]);
+                for k in 0..3 {
+                    assert!((next[k] - turn[i][k]).abs() < 1e-5, "{turn:?}");
+                    sums[i][k] += turn[i][k];
+                }
+            }
+        }
+        // Of standard deviation 0.58 each.
+        assert!(
+            sums.iter().flatten().all(|sum| sum.abs() / 4000.0 < 0.04),
+            "{sums:?}"
+        );
+    }
+
+    #[test]
+    fn corners_are_counterclockwise_from_outside() {
+        // Families with tubes or rims that are open.
+        let open = ["dumbbell", "mug", "spring", "vase"];
+        for (name, draw) in FAMILIES {
+            let shape = Shape::draw(draw, &mut Random::new(5));
+            let (mut volume, mut area, mut sum) = (0.0, 0.0, [0.0; 3]);
+            for triangle in triangles(&shape) {
+                let [a, b, c] = triangle.map(|v| shape.vertices[v as usize]);
+                let side = |to: [f32; 3]| [0, 1, 2].map(|k| to[k] - a[k]);
+                let vector = cross_product(side(b), side(c));
+                volume += (0..3).map(|k| vector[k] * a[k]).sum::<f32>() / 6.0;
+                area += vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+                (0..3).for_each(|k| sum[k] += vector[k]);
+            }
+            assert!(volume > 0.0, "{name} is inside out");
+            let rest = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
+            assert!(
+                open.contains(&name) || rest < 1e-4 * area,
+                "{name} has holes or turned parts: {rest} of {area}"
+            );
+        }
+    }
 
     #[test]
     fn shapes_are_whole_and_differ_by_their_seed() {

@@ -19,6 +19,8 @@ const AMBIENT: f64 = 0.28;
 /// Neighbouring triangles are shaded as one curved surface where the cosine of the angle between
 /// them is above this.
 const CREASE: f64 = 0.6;
+/// Triangles around a vertex, at most, for it to be shaded smoothly.
+const MEETING: usize = 128;
 /// Radius of a point beside the picture's side, for a cloud of a thousand points.
 const POINT: f64 = 0.012;
 
@@ -229,11 +231,14 @@ fn lit(normal: [f64; 3], front: bool, view: &View, lamp: [f64; 3]) -> [f64; 3] {
     colour.map(|x| (x * bright * 1.15 + shine).clamp(0.0, 1.0))
 }
 
-/// Normals of triangles, and around each vertex, to shade smoothly what is smooth.
+/// Normals of triangles, and which meet where, to shade smoothly what is smooth.
 struct Shading {
+    /// Area vectors.
     faces: Vec<[f32; 3]>,
-    /// Sum of the area vectors of the triangles around the place of each vertex.
-    around: Vec<[f32; 3]>,
+    places: Vec<u32>,
+    /// Where in `meeting` the triangles of each place begin.
+    starts: Vec<u32>,
+    meeting: Vec<u32>,
 }
 
 impl Shading {
@@ -251,30 +256,51 @@ impl Shading {
             })
             .collect();
         let places = places(&mesh.vertices);
-        let mut around = vec![[0.0_f32; 3]; mesh.vertices.len()];
-        for (triangle, face) in mesh.triangles.iter().zip(&faces) {
-            for &vertex in triangle {
-                let sum = &mut around[places[vertex as usize] as usize];
-                for (sum, x) in sum.iter_mut().zip(face) {
-                    *sum += x;
-                }
+        let place = |vertex: &u32| places[*vertex as usize] as usize;
+        // Counted, summed, and filled from the end of each place's part to its beginning.
+        let mut starts = vec![0; mesh.vertices.len() + 1];
+        let corners = || mesh.triangles.iter().flatten();
+        corners().for_each(|vertex| starts[place(vertex)] += 1);
+        let mut sum = 0;
+        for start in &mut starts {
+            sum += *start;
+            *start = sum;
+        }
+        let mut meeting = vec![0; sum as usize];
+        for (i, triangle) in mesh.triangles.iter().enumerate() {
+            for vertex in triangle {
+                let start = &mut starts[place(vertex)];
+                *start -= 1;
+                meeting[*start as usize] = i as u32;
             }
         }
-        for i in 0..around.len() {
-            around[i] = around[places[i] as usize];
+        Self {
+            faces,
+            places,
+            starts,
+            meeting,
         }
-        Self { faces, around }
     }
 
     fn normals(&self, mesh: &Mesh, triangle: usize) -> [[f64; 3]; 3] {
         let face = normalized(self.faces[triangle].map(f64::from));
         mesh.triangles[triangle].map(|vertex| {
-            let smooth = normalized(self.around[vertex as usize].map(f64::from));
-            // Also where one of them is NaN for want of length.
-            if dot(smooth, face) > CREASE {
-                smooth
-            } else {
-                face
+            let place = self.places[vertex as usize] as usize;
+            let meeting = self.starts[place] as usize..self.starts[place + 1] as usize;
+            if meeting.len() > MEETING {
+                return face;
+            }
+            let mut sum = [0.0; 3];
+            for other in &self.meeting[meeting] {
+                let other = self.faces[*other as usize].map(f64::from);
+                // Not where it is NaN for want of length.
+                if dot(normalized(other), face) > CREASE {
+                    (0..3).for_each(|axis| sum[axis] += other[axis]);
+                }
+            }
+            match dot(sum, sum) > 0.0 {
+                true => normalized(sum),
+                false => face,
             }
         })
     }
@@ -411,6 +437,15 @@ mod tests {
                 assert_eq!(last - first + 1, covered.len());
             }
         }
+    }
+
+    #[test]
+    fn flat_sides_have_one_colour_each() {
+        let mesh = slab();
+        let mut canvas = Canvas::new(192);
+        surface(&mesh, &View::of(&mesh, 192).unwrap(), &mut canvas);
+        let colours: std::collections::HashSet<[u8; 3]> = canvas.colours.into_iter().collect();
+        assert_eq!(colours.len(), 4, "three sides and what is behind");
     }
 
     #[test]
