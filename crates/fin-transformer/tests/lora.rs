@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::module::Module;
 use fin_core::weights::{Checkpoint, state_dict};
@@ -10,6 +11,13 @@ use fin_train::checkpoint::latest;
 use fin_train::dataset::Dataset;
 use fin_train::{Adapters, LoraConfig, Options, TrainConfig, Trainer, loss_from_name};
 use fin_transformer::{TextEmbedder, TextOptions};
+
+/// The generator of a device, which dropout draws from, is one for all threads.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn open() -> TextEmbedder {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/text/bert-tiny");
@@ -71,6 +79,7 @@ fn embeddings(embedder: &TextEmbedder) -> Vec<f32> {
 
 #[test]
 fn adapters_alone_are_trained_and_end_up_in_the_weights() {
+    let _turn = turn();
     let directory = tempfile::tempdir().unwrap();
     let device = DeviceSpec::Flex.open().unwrap();
     let (checkpoints, apart) = (
@@ -134,6 +143,7 @@ fn adapters_alone_are_trained_and_end_up_in_the_weights() {
 
 #[test]
 fn a_resumed_run_with_adapters_ends_with_the_same_bits() {
+    let _turn = turn();
     let directory = tempfile::tempdir().unwrap();
     let device = DeviceSpec::Flex.open().unwrap();
     let steps = directory.path().join("steps");

@@ -96,10 +96,21 @@ impl BatchNorm2d {
     }
 
     fn forward_train(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, _, height, width] = x.dims();
+        let [batch, channels, height, width] = x.dims();
         let count = batch * height * width;
-        let result =
+        // The few values of a fully connected stage can lie much farther from zero than from each
+        // other, and the product of mean and scale would then take their digits. A shift changes
+        // neither result nor gradient.
+        let shift = (height * width == 1).then(|| x.clone().detach().mean_dim(0));
+        let x = match &shift {
+            Some(shift) => x - shift.clone(),
+            None => x,
+        };
+        let mut result =
             burn::tensor::module::batch_norm_train(x, self.weight.val(), self.bias.val(), self.eps);
+        if let Some(shift) = shift {
+            result.mean = result.mean + shift.reshape([channels]);
+        }
         let momentum = self.momentum;
         let towards = |running: Tensor<1>, value: Tensor<1>| {
             running * (1.0 - momentum) + value.without_autodiff() * momentum
