@@ -205,6 +205,7 @@ impl EvalSource<'_> {
         );
         let mut rows: Vec<(F::Item, F::Item)> = rows.collect();
         let is_both_ways = text_first(&mut rows);
+        note_mixed(self.data, &rows);
         if is_both_ways && !further.is_empty() {
             let reason = "further documents have one kind, but rows of texts and images are \
                           searched both ways; leave them out";
@@ -254,6 +255,25 @@ fn text_first<I: Item>(rows: &mut [(I, I)]) -> bool {
         }
     }
     is_all_mixed
+}
+
+/// Says where some rows hold a text and an image and others two of a kind, which is seldom meant:
+/// what is not known as the name of an image is a text.
+pub fn note_mixed<I: Item>(path: &Path, rows: &[(I, I)]) {
+    let is_alike = |(a, b): &&(I, I)| a.kind() == b.kind();
+    let alike = rows.iter().filter(is_alike).count();
+    if let Some((a, b)) = rows.iter().find(is_alike)
+        && alike < rows.len()
+    {
+        report::note!(
+            "warning: {} of {} of {} hold no text and image but two of a kind, such as `{}` and `{}`",
+            alike,
+            report::count(rows.len(), "row", "rows"),
+            path.display(),
+            a.key(),
+            b.key()
+        );
+    }
 }
 
 /// Distinct queries and documents in order of their first occurrence, and which belong together.

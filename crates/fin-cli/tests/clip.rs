@@ -335,6 +335,33 @@ fn rows_are_measured_both_ways_in_either_order_and_shown() {
         assert!(page.contains(part), "{part}");
     }
 
+    // A row of two texts among them is pointed out, in training too.
+    let odd = fs::read_to_string(&rows).unwrap() + "a boat,captions/boat.avif\n";
+    let odd = scratch.write("odd.csv", odd);
+    let warning = "1 of 9 rows of";
+    let once = model();
+    let args = [
+        "eval",
+        "--task",
+        "retrieval",
+        "--model",
+        text(&once),
+        "--data",
+    ];
+    let noted = run([&args[..], &[text(&odd)]].concat()).ok().stderr;
+    assert!(
+        noted.contains(warning) && noted.contains("boat.avif"),
+        "{noted}"
+    );
+    let noted = run([&args[..], &[text(&rows)]].concat()).ok().stderr;
+    assert!(!noted.contains("warning"), "{noted}");
+    let output = scratch.out("odd");
+    let noted = fit(&once, &odd, &output, &["--max-steps", "1"]).ok().stderr;
+    assert!(
+        noted.contains(warning) && noted.contains("boat.avif"),
+        "{noted}"
+    );
+
     // Further documents would be of one kind.
     let corpus = scratch.write("corpus.txt", "x\n");
     let mut args = vec!["eval", "--task", "retrieval", "--model"];
@@ -654,6 +681,10 @@ fn captions_are_learned_and_models_between_are_measured() {
     };
     let far = ["--alphas", "0,2"];
     refused(&[&ends[..], &asked, &far].concat(), &["alphas", "2"]);
+    let above = scratch.out("above");
+    let far = ["--alpha", "1.5", "--output", text(&above)];
+    refused(&[&ends[..], &far].concat(), &["alpha: 1.5"]);
+    assert!(!above.exists());
     let text_model = fixture("text/bert-tiny");
     let other = ["--before", text(&text_model), "--after", text(&tuned)];
     refused(&[&other[..], &asked].concat(), &["before", "texts"]);

@@ -100,14 +100,12 @@ pub fn run(args: &WiseFtArgs, registry: &Registry) -> Result<()> {
 }
 
 fn run_with<F: Family>(args: &WiseFtArgs, registry: &Registry) -> Result<()> {
-    if let Some(alpha) = args
-        .alphas
-        .iter()
-        .chain(&args.alpha)
-        .find(|alpha| !(0.0..=1.0).contains(*alpha))
-    {
+    let of_list = args.alphas.iter().map(|alpha| ("alphas", alpha));
+    let written = args.alpha.iter().map(|alpha| ("alpha", alpha));
+    let mut given = of_list.chain(written);
+    if let Some((name, alpha)) = given.find(|(_, alpha)| !(0.0..=1.0).contains(*alpha)) {
         let reason = format!("{alpha} is not between 0 (before) and 1 (after)");
-        return Err(Error::argument("alphas", reason).into());
+        return Err(Error::argument(name, reason).into());
     }
     if let Some(output) = &args.output {
         check_replaceable(output, args.overwrite, "--output")?;

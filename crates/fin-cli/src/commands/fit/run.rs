@@ -21,7 +21,7 @@ use super::settings::{Settings, columns, options};
 use super::workspace::Workspace;
 use crate::args::read_options;
 use crate::data::{
-    EvalSource, EvalTask, Evaluation, about, labelled_items, metric_rows, pair_columns,
+    EvalSource, EvalTask, Evaluation, about, labelled_items, metric_rows, note_mixed, pair_columns,
     scored_columns,
 };
 use crate::family::{Family, Item, Reading, base_of, for_family};
@@ -270,8 +270,14 @@ fn items<F: Family>(texts: Dataset<String>, path: &Path) -> Result<Dataset<F::It
     let targets: Targets = texts.targets().clone();
     let item = |cell: &String| F::Item::from_cell(cell.clone(), &base, None);
     let columns = texts.columns().iter();
-    let columns = columns.map(|column| column.iter().map(item).collect());
-    Ok(Dataset::new(columns.collect(), targets)?)
+    let columns: Vec<Vec<F::Item>> = columns
+        .map(|column| column.iter().map(item).collect())
+        .collect();
+    if let [first, second] = &columns[..] {
+        let rows = first.iter().cloned().zip(second.iter().cloned());
+        note_mixed(path, &rows.collect::<Vec<_>>());
+    }
+    Ok(Dataset::new(columns, targets)?)
 }
 
 /// Items with a teacher's embedding each.
