@@ -383,9 +383,12 @@ impl<E: Embedder> Trainer<E> {
                 let embeddings: Vec<Tensor<2>> = match &parts {
                     None => embed(&network, &Part::whole(&items))?,
                     Some(parts) => {
+                        // Nothing is recorded: a graph that no one goes back through would stay in
+                        // memory until the loss's own is done with.
+                        let untracked = network.clone().no_grad();
                         let mut columns: Vec<Vec<Tensor<2>>> = vec![Vec::new(); columns];
                         for part in parts {
-                            let found = embed(&network, part)?;
+                            let found = embed(&untracked, part)?;
                             columns
                                 .iter_mut()
                                 .zip(found)
