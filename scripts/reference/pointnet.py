@@ -261,6 +261,7 @@ def full(out: Path) -> None:
             for key in ("global", "stage"):
                 tensors[f"{mode}.{key}"] = found[key].float()
                 error = (single[key] - found[key]).norm() / found[key].norm()
+                tensors[f"{mode}.{key}.single"] = error.float().reshape(1)
                 print(f"{name}, {mode}, {key}: single precision in PyTorch {error:.1e}")
             double.load_state_dict(saved)
         save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "reference.safetensors")

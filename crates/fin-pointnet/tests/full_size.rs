@@ -68,10 +68,18 @@ fn compare(directory: &Path, spec: DeviceSpec) {
         ]
     };
     let check = |form: &str, [stage, global]: [Vec<f32>; 2], mode: &str| {
-        let stage = relative(&stage, &expected(&format!("{mode}.stage")));
-        let global = relative(&global, &expected(&format!("{mode}.global")));
-        println!("{name} on {spec}, {form}: stage {stage:.2e}, global {global:.2e}");
-        assert!(stage.max(global) < tolerance, "{name} on {spec}, {form}");
+        for (what, found) in [("stage", stage), ("global", global)] {
+            let error = relative(&found, &expected(&format!("{mode}.{what}")));
+            // Statistics of four clouds, which are alike, magnify the rounding of all before them:
+            // the reference library's own single precision is 1.1e-5 off there.
+            let single = f64::from(expected(&format!("{mode}.{what}.single"))[0]);
+            println!("{name} on {spec}, {form}, {what}: {error:.2e}, the library's {single:.2e}");
+            let allowed = tolerance.max(1.5 * single);
+            assert!(
+                error < allowed,
+                "{name} on {spec}, {form}, {what}: {error:.2e}"
+            );
+        }
     };
     for (form, network) in [
         ("as trained", model.network()),
