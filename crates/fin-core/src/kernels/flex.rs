@@ -9,6 +9,7 @@ use burn_flex::FlexTensor;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::product::{Matrix, product};
 use super::simd;
 use super::{Activation, AttentionBias};
 
@@ -186,17 +187,13 @@ impl FinKernels for Flex {
         }
 
         let mut y = vec![0.0f32; m * n];
-        let parallelism = if m * n * k < 1 << 18 {
-            Parallelism::None
-        } else {
-            Parallelism::Rayon(rayon::current_num_threads())
-        };
-        matmul_transposed(&mut y, x.values(), weight.values(), [m, n, k], parallelism);
-        if bias.is_some() || activation != Activation::Identity {
-            let bias = bias.as_ref().map(Contiguous::values);
-            y.par_chunks_mut(rows_per_task(m) * n.max(1))
-                .for_each(|rows| simd::bias_activation(rows, bias, n, activation));
-        }
+        product(
+            Matrix::rows(x.values(), [m, k]),
+            Matrix::rows(weight.values(), [n, k]).transposed(),
+            bias.as_ref().map(Contiguous::values),
+            activation,
+            &mut y,
+        );
         if let Some(last) = dims.last_mut() {
             *last = n;
         }
@@ -364,44 +361,5 @@ impl FinKernels for Flex {
                 }
             });
         output(out, dims)
-    }
-}
-
-/// `y[m, n] = x[m, k] · w[n, k]ᵀ`.
-fn matmul_transposed(
-    y: &mut [f32],
-    x: &[f32],
-    w: &[f32],
-    [m, n, k]: [usize; 3],
-    parallelism: Parallelism,
-) {
-    assert!(
-        y.len() == m * n && x.len() == m * k && w.len() == n * k,
-        "matmul: operand sizes"
-    );
-    // SAFETY: the lengths just checked are those of row-major matrices with these sizes and
-    // strides, and `y` is borrowed mutably, so it overlaps neither operand.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            y.as_mut_ptr(),
-            1,
-            n as isize,
-            false,
-            x.as_ptr(),
-            1,
-            k as isize,
-            w.as_ptr(),
-            k as isize,
-            1,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
     }
 }

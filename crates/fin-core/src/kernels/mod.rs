@@ -14,6 +14,8 @@ mod flex;
 #[cfg(feature = "flex")]
 pub mod neighbours;
 #[cfg(feature = "flex")]
+mod product;
+#[cfg(feature = "flex")]
 mod simd;
 #[cfg(feature = "flex")]
 pub mod slices;

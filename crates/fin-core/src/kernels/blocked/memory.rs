@@ -54,7 +54,7 @@ impl DerefMut for Buffer {
 
 /// A pointer for tasks that write to separate parts of one slice.
 #[derive(Clone, Copy)]
-pub(super) struct Shared(*mut f32);
+pub(in crate::kernels) struct Shared(*mut f32);
 
 // SAFETY: the pointer is only an address; whoever writes through it says why nobody else does.
 unsafe impl Send for Shared {}
@@ -62,11 +62,11 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    pub(super) fn new(slice: &mut [f32]) -> Self {
+    pub(in crate::kernels) fn new(slice: &mut [f32]) -> Self {
         Self(slice.as_mut_ptr())
     }
 
-    pub(super) fn get(self) -> *mut f32 {
+    pub(in crate::kernels) fn get(self) -> *mut f32 {
         self.0
     }
 }

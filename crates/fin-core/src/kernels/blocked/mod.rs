@@ -14,7 +14,7 @@ mod dense;
 mod depthwise;
 mod gather;
 mod inverted;
-mod memory;
+pub(super) mod memory;
 mod pack;
 mod plan;
 mod points;
@@ -22,7 +22,7 @@ mod pool;
 #[cfg(test)]
 mod tests;
 mod tile;
-mod vector;
+pub(super) mod vector;
 
 pub use dense::{conv, stem};
 pub use depthwise::depthwise;

@@ -3,7 +3,7 @@
 
 /// An instruction set that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Isa {
+pub(in crate::kernels) enum Isa {
     /// AVX-512 F and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -16,7 +16,7 @@ pub(super) enum Isa {
 
 impl Isa {
     /// What this processor has, the fastest first.
-    pub(super) fn available() -> impl Iterator<Item = Self> {
+    pub(in crate::kernels) fn available() -> impl Iterator<Item = Self> {
         let all = [
             #[cfg(target_arch = "x86_64")]
             (
@@ -34,14 +34,14 @@ impl Isa {
     }
 
     /// The fastest that this processor has.
-    pub(super) fn detect() -> Self {
+    pub(in crate::kernels) fn detect() -> Self {
         Self::available().next().unwrap_or(Self::Portable)
     }
 }
 
 /// Sixteen floats. Whoever makes one knows that the processor has the instructions of the type;
 /// what is done with a value can therefore rely on them.
-pub(super) trait Vector: Copy {
+pub(in crate::kernels) trait Vector: Copy {
     /// All lanes `x`.
     ///
     /// # Safety
@@ -77,6 +77,21 @@ pub(super) trait Vector: Copy {
 
     /// The smaller; `other` where one is not a number.
     fn min(self, other: Self) -> Self;
+
+    /// The first `count` lanes, up to 16, from memory of any alignment; zeros in the others.
+    ///
+    /// # Safety
+    /// The processor has the instructions of the type and that many floats are readable at `p`.
+    unsafe fn load_first(p: *const f32, count: usize) -> Self;
+
+    /// The first `count` lanes, up to 16, to memory of any alignment.
+    ///
+    /// # Safety
+    /// That many floats are writable at `p`.
+    unsafe fn store_first(self, p: *mut f32, count: usize);
+
+    /// Lane `j` of vector `i` to lane `i` of vector `j`.
+    fn transpose(rows: [Self; 16]) -> [Self; 16];
 
     /// To the nearest integer, for values within ±2²².
     fn round(self) -> Self;
@@ -131,7 +146,7 @@ const MAGIC: f32 = 12_582_912.0;
 /// Any processor; the compiler makes vectors of it.
 #[derive(Clone, Copy)]
 #[repr(align(16))]
-pub(super) struct Portable([f32; 16]);
+pub(in crate::kernels) struct Portable([f32; 16]);
 
 impl Portable {
     #[inline(always)]
@@ -202,6 +217,33 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_first(p: *const f32, count: usize) -> Self {
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: the caller says that `count` floats are readable, and it is at most 16.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), count.min(16));
+            Self::load(lanes.as_ptr())
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, count: usize) {
+        // SAFETY: the caller says that `count` floats are writable, and it is at most 16.
+        unsafe { std::ptr::copy_nonoverlapping(self.0.as_ptr(), p, count.min(16)) }
+    }
+
+    #[inline(always)]
+    fn transpose(rows: [Self; 16]) -> [Self; 16] {
+        let mut columns = rows;
+        for (i, row) in rows.iter().enumerate() {
+            for (column, x) in columns.iter_mut().zip(row.0) {
+                column.0[i] = x;
+            }
+        }
+        columns
+    }
+
+    #[inline(always)]
     fn round(self) -> Self {
         self.zip(self, |a, _| a + MAGIC - MAGIC)
     }
@@ -221,7 +263,7 @@ impl Vector for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+pub(in crate::kernels) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -230,11 +272,11 @@ mod x86 {
 
     /// In one register of AVX-512.
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx512(__m512);
+    pub(in crate::kernels) struct Avx512(__m512);
 
     /// In two registers of AVX2.
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx2(__m256, __m256);
+    pub(in crate::kernels) struct Avx2(__m256, __m256);
 
     /// Methods of `Avx512` that are one instruction.
     macro_rules! avx512 {
@@ -276,6 +318,56 @@ mod x86 {
         unsafe fn store(self, p: *mut f32) {
             // SAFETY: the caller says that 16 floats are writable.
             unsafe { _mm512_storeu_ps(p, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_first(p: *const f32, count: usize) -> Self {
+            let mask = ((1u32 << count) - 1) as u16;
+            // SAFETY: the caller says that the lanes of the mask are readable.
+            Self(unsafe { _mm512_maskz_loadu_ps(mask, p) })
+        }
+
+        #[inline(always)]
+        unsafe fn store_first(self, p: *mut f32, count: usize) {
+            let mask = ((1u32 << count) - 1) as u16;
+            // SAFETY: the caller says that the lanes of the mask are writable.
+            unsafe { _mm512_mask_storeu_ps(p, mask, self.0) }
+        }
+
+        #[inline(always)]
+        fn transpose(rows: [Self; 16]) -> [Self; 16] {
+            let r = rows.map(|row| row.0);
+            // SAFETY: there is a value of the type, so the processor has its instructions.
+            unsafe {
+                // Lane `l` of four, of vector `4g + j`: column `4l + j` of the rows from `4g` on.
+                let mut s = r;
+                for g in 0..4 {
+                    let a = _mm512_unpacklo_ps(r[4 * g], r[4 * g + 1]);
+                    let b = _mm512_unpackhi_ps(r[4 * g], r[4 * g + 1]);
+                    let c = _mm512_unpacklo_ps(r[4 * g + 2], r[4 * g + 3]);
+                    let d = _mm512_unpackhi_ps(r[4 * g + 2], r[4 * g + 3]);
+                    let pair = |x, y| {
+                        let (x, y) = (_mm512_castps_pd(x), _mm512_castps_pd(y));
+                        let low = _mm512_unpacklo_pd(x, y);
+                        let high = _mm512_unpackhi_pd(x, y);
+                        [_mm512_castpd_ps(low), _mm512_castpd_ps(high)]
+                    };
+                    [s[4 * g], s[4 * g + 1]] = pair(a, c);
+                    [s[4 * g + 2], s[4 * g + 3]] = pair(b, d);
+                }
+                let mut columns = rows;
+                for j in 0..4 {
+                    let a = _mm512_shuffle_f32x4::<0x88>(s[j], s[4 + j]);
+                    let b = _mm512_shuffle_f32x4::<0x88>(s[8 + j], s[12 + j]);
+                    let c = _mm512_shuffle_f32x4::<0xdd>(s[j], s[4 + j]);
+                    let d = _mm512_shuffle_f32x4::<0xdd>(s[8 + j], s[12 + j]);
+                    columns[j] = Self(_mm512_shuffle_f32x4::<0x88>(a, b));
+                    columns[4 + j] = Self(_mm512_shuffle_f32x4::<0x88>(c, d));
+                    columns[8 + j] = Self(_mm512_shuffle_f32x4::<0xdd>(a, b));
+                    columns[12 + j] = Self(_mm512_shuffle_f32x4::<0xdd>(c, d));
+                }
+                columns
+            }
         }
 
         #[inline(always)]
@@ -332,6 +424,42 @@ mod x86 {
                 _mm256_storeu_ps(p, self.0);
                 _mm256_storeu_ps(p.add(8), self.1);
             }
+        }
+
+        #[inline(always)]
+        unsafe fn load_first(p: *const f32, count: usize) -> Self {
+            let mut lanes = [0.0f32; 16];
+            // SAFETY: the caller says that `count` floats are readable, and it is at most 16.
+            unsafe {
+                std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), count.min(16));
+                Self::load(lanes.as_ptr())
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_first(self, p: *mut f32, count: usize) {
+            let mut lanes = [0.0f32; 16];
+            // SAFETY: the caller says that `count` floats are writable, and it is at most 16.
+            unsafe {
+                self.store(lanes.as_mut_ptr());
+                std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, count.min(16));
+            }
+        }
+
+        #[inline(always)]
+        fn transpose(rows: [Self; 16]) -> [Self; 16] {
+            let mut lanes = [[0.0f32; 16]; 16];
+            for (i, row) in rows.iter().enumerate() {
+                let mut values = [0.0f32; 16];
+                // SAFETY: 16 floats are writable.
+                unsafe { row.store(values.as_mut_ptr()) };
+                for (lanes, x) in lanes.iter_mut().zip(values) {
+                    lanes[i] = x;
+                }
+            }
+            // SAFETY: there is a value of the type, so the processor has its instructions, and 16
+            // floats are readable.
+            lanes.map(|lanes| unsafe { Self::load(lanes.as_ptr()) })
         }
 
         #[inline(always)]
