@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use fin_clip::{ClipEmbedder, ClipItem, ClipOptions, EncodedClip};
 use fin_core::weights::state_dict;
 use fin_core::{DeviceSpec, Embedder, EmbeddingNetwork};
-use fin_train::optim::{AdamW, AdamWConfig};
+use fin_train::optim::{AdamW, Optimizer, OptimizerConfig};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/clip")
@@ -38,7 +38,7 @@ fn moved(name: &str, options: &ClipOptions) -> (ClipEmbedder, BTreeMap<String, b
     });
     let loss = network.logits(texts, images).square().sum();
     let gradients = GradientsParams::from_grads(loss.backward(), &network);
-    let mut optimizer = AdamW::new(AdamWConfig::default());
+    let mut optimizer = Optimizer::new(Box::new(AdamW::default()), &OptimizerConfig::default());
     let before = state_dict(model.network(), &model.names());
     let (network, _) = optimizer.step(network, gradients, 1e-2).unwrap();
     let after = state_dict(&network.valid(), &model.names());

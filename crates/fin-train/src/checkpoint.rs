@@ -5,9 +5,9 @@
 //! | file | content |
 //! | --- | --- |
 //! | `model.safetensors` | weights under upstream key names |
-//! | `optimizer.safetensors` | state of [`AdamW`], by parameter path |
+//! | `optimizer.safetensors` | state of the [`Optimizer`], by parameter path |
 //! | `loss.safetensors` | parameters of the loss, if it has any |
-//! | `loss_optimizer.safetensors` | their [`AdamW`] |
+//! | `loss_optimizer.safetensors` | their [`Optimizer`] |
 //! | `state.json` | [`TrainState`] |
 //!
 //! A run resumed from it ends with the weights that it would have had unbroken, bit for bit on a
@@ -26,7 +26,7 @@ use serde_json::Value;
 use crate::config::TrainConfig;
 use crate::lora::LoraConfig;
 use crate::loss::LossParameters;
-use crate::optim::AdamW;
+use crate::optim::Optimizer;
 use crate::registry::Options;
 use crate::trainer::LossOptimizer;
 
@@ -186,10 +186,10 @@ fn flatten(state: &TrainState) -> Vec<(String, Value)> {
 /// What a run has trained so far.
 pub(crate) struct Trained<'a, N> {
     pub network: &'a N,
-    pub optimizer: &'a AdamW,
+    pub optimizer: &'a Optimizer,
     /// Name and values of the loss's parameters.
     pub loss: Option<(&'static str, LossParameters)>,
-    pub loss_optimizer: &'a AdamW,
+    pub loss_optimizer: &'a Optimizer,
 }
 
 /// Writes a checkpoint into `parent` and deletes all but the newest `keep`. Returns its directory.
@@ -239,9 +239,9 @@ pub(crate) fn load<E: Embedder>(
     directory: &Path,
     embedder: &E,
     network: E::Network,
-    config: &TrainConfig,
+    optimizer: Optimizer,
     device: &Device,
-) -> Result<(E::Network, AdamW)> {
+) -> Result<(E::Network, Optimizer)> {
     let weights = Checkpoint::open(directory.join(MODEL))?;
     let (network, report) = weights::load(network, &weights, &embedder.names(), device)?;
     if !report.unused.is_empty() {
@@ -250,12 +250,7 @@ pub(crate) fn load<E: Embedder>(
             names: report.unused,
         });
     }
-    let optimizer = AdamW::load(
-        config.optimizer(),
-        directory.join(OPTIMIZER),
-        &network,
-        device,
-    )?;
+    let optimizer = optimizer.load(directory.join(OPTIMIZER), &network, device)?;
     Ok((network, optimizer))
 }
 
@@ -265,12 +260,12 @@ pub(crate) fn load_loss(
     directory: &Path,
     name: &str,
     parameters: &LossParameters,
-    settings: &LossOptimizer,
+    optimizer: Optimizer,
     device: &Device,
-) -> Result<(LossParameters, AdamW)> {
+) -> Result<(LossParameters, Optimizer)> {
     let parameters = parameters.load(name, &directory.join(LOSS), device)?;
     let path = directory.join(LOSS_OPTIMIZER);
-    let optimizer = AdamW::load(settings.config(), path, &parameters, device)?;
+    let optimizer = optimizer.load(path, &parameters, device)?;
     Ok((parameters, optimizer))
 }
 

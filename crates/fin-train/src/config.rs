@@ -4,7 +4,7 @@ use fin_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::optim::AdamWConfig;
+use crate::optim::{Optimizer, OptimizerConfig, optimizer_from_name};
 use crate::registry::Options;
 use crate::schedule::{Schedule, schedule_from_name};
 
@@ -32,8 +32,18 @@ pub struct TrainConfig {
     pub schedule_options: Options,
     /// Share of the steps that the schedule warms up over; `constant` ignores it. Default: 0.1.
     pub warmup: f64,
-    /// Weight decay of AdamW. Default: 0.01.
-    pub weight_decay: f64,
+    /// Optimiser, by name. Default: `adamw`.
+    pub optimizer: String,
+    /// Further options of the optimiser, by name. Default: none.
+    pub optimizer_options: Options,
+    /// Weight decay. Default: 0.01 for `adamw`, 0 for the others.
+    pub weight_decay: Option<f64>,
+    /// Parameters without weight decay beside biases and normalisation layers, by upstream's name;
+    /// `*` stands for any characters, `?` for one. Default: none.
+    pub no_decay: Vec<String>,
+    /// What the learning rate is multiplied by from each layer to the one below it; heads have the
+    /// whole. Default: 1.
+    pub layer_decay: f64,
     /// Largest global norm of the gradients; 0 for no limit. Default: 1.
     pub max_grad_norm: f64,
     /// Seed of shuffling and dropout. Default: 42.
@@ -55,7 +65,11 @@ impl Default for TrainConfig {
             schedule: "linear".into(),
             schedule_options: Options::new(),
             warmup: 0.1,
-            weight_decay: 0.01,
+            optimizer: "adamw".into(),
+            optimizer_options: Options::new(),
+            weight_decay: None,
+            no_decay: Vec::new(),
+            layer_decay: 1.0,
             max_grad_norm: 1.0,
             seed: 42,
             max_steps: None,
@@ -93,7 +107,7 @@ impl TrainConfig {
             return Err(Error::argument("learning_rate", reason));
         }
         for (field, value) in [
-            ("weight_decay", self.weight_decay),
+            ("weight_decay", self.weight_decay.unwrap_or_default()),
             ("max_grad_norm", self.max_grad_norm),
         ] {
             if !(value >= 0.0 && value.is_finite()) {
@@ -109,6 +123,11 @@ impl TrainConfig {
                 format!("{} is not a share from 0 to 1", self.warmup),
             ));
         }
+        if !(self.layer_decay > 0.0 && self.layer_decay <= 1.0) {
+            let reason = format!("{} is not a number above 0 and up to 1", self.layer_decay);
+            return Err(Error::argument("layer_decay", reason));
+        }
+        self.optimizer()?;
         self.schedule().map(drop)
     }
 
@@ -124,13 +143,17 @@ impl TrainConfig {
         schedule_from_name(&self.schedule, &options)
     }
 
-    /// The optimiser's settings.
-    pub fn optimizer(&self) -> AdamWConfig {
-        AdamWConfig {
+    /// The optimiser that [`TrainConfig::optimizer`] names, without state.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where there is none of this name or an option cannot be used.
+    pub fn optimizer(&self) -> Result<Optimizer> {
+        let rule = optimizer_from_name(&self.optimizer, &self.optimizer_options)?;
+        let config = OptimizerConfig {
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
-            ..AdamWConfig::default()
-        }
+        };
+        Ok(Optimizer::new(rule, &config))
     }
 }
 
@@ -155,6 +178,9 @@ mod tests {
             ("learning_rate", json!(0.0)),
             ("learning_rate", json!(-1e-5)),
             ("weight_decay", json!(-0.1)),
+            ("optimizer", json!("adamx")),
+            ("layer_decay", json!(0.0)),
+            ("layer_decay", json!(1.1)),
             ("max_grad_norm", json!(-1.0)),
             ("warmup", json!(1.5)),
             ("schedule", json!("cosinus")),

@@ -23,6 +23,7 @@ pub use lora::LoraConfig;
 pub use loss::{loss_from_name, loss_names};
 pub use metrics::Metrics;
 pub use miner::{miner_from_name, miner_names};
+pub use optim::{optimizer_from_name, optimizer_names};
 pub use registry::Options;
 pub use sampler::{sampler_from_name, sampler_names};
 pub use schedule::{schedule_from_name, schedule_names};

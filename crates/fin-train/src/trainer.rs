@@ -17,7 +17,7 @@ use crate::config::TrainConfig;
 use crate::dataset::Dataset;
 use crate::lora::LoraConfig;
 use crate::loss::{Loss, LossShape};
-use crate::optim::{AdamW, AdamWConfig};
+use crate::optim::{AdamW, Optimizer, OptimizerConfig, groups};
 use crate::registry::Options;
 use crate::sampler::{Examples, Sampler, sampler_from_name};
 
@@ -83,12 +83,12 @@ impl LossOptimizer {
         Ok(())
     }
 
-    pub(crate) fn config(&self) -> AdamWConfig {
-        AdamWConfig {
-            weight_decay: self.weight_decay,
+    fn optimizer(&self) -> Optimizer {
+        let config = OptimizerConfig {
+            weight_decay: Some(self.weight_decay),
             max_grad_norm: 0.0,
-            ..AdamWConfig::default()
-        }
+        };
+        Optimizer::new(Box::new(AdamW::default()), &config)
     }
 }
 
@@ -277,7 +277,7 @@ impl<E: Embedder> Trainer<E> {
             seed: self.config.seed,
             device: plain.clone(),
         })?;
-        let mut loss_optimizer = AdamW::new(self.loss_optimizer.config());
+        let mut loss_optimizer = self.loss_optimizer.optimizer();
         state.mini_batch_size = self.mini_batch_size;
         if self.loss.has_parameters() {
             state.loss_optimizer = Some(self.loss_optimizer.clone());
@@ -287,22 +287,29 @@ impl<E: Embedder> Trainer<E> {
             state.lora = Some(lora.clone());
             network = lora.attach(network, &embedder.names(), self.config.seed)?;
         }
+        let groups = groups(
+            &network,
+            &embedder.names(),
+            self.config.layer_decay,
+            &self.config.no_decay,
+        );
+        let optimizer = self.config.optimizer()?.with_groups(groups);
         let (network, mut optimizer) = match &self.resume {
-            None => (network, AdamW::new(self.config.optimizer())),
+            None => (network, optimizer),
             Some(directory) => {
                 state.step = state.verify(directory)?;
                 if let Some((name, parameters)) = self.loss.parameters() {
-                    let (parameters, optimizer) = checkpoint::load_loss(
+                    let (parameters, restored) = checkpoint::load_loss(
                         directory,
                         name,
                         &parameters,
-                        &self.loss_optimizer,
+                        loss_optimizer,
                         &plain,
                     )?;
                     self.loss.set_parameters(parameters);
-                    loss_optimizer = optimizer;
+                    loss_optimizer = restored;
                 }
-                checkpoint::load(directory, &embedder, network, &self.config, &plain)?
+                checkpoint::load(directory, &embedder, network, optimizer, &plain)?
             }
         };
         let mut network = network.train();

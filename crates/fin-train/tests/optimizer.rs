@@ -4,7 +4,7 @@
 use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use fin_train::optim::{AdamW, AdamWConfig};
+use fin_train::optim::{AdamW, Optimizer, OptimizerConfig};
 
 #[derive(Module, Debug)]
 struct Two {
@@ -14,6 +14,10 @@ struct Two {
 
 const WEIGHT: [f64; 4] = [0.5, -1.0, 2.0, 0.25];
 const BIAS: [f64; 2] = [0.1, -0.2];
+
+fn adamw(config: &OptimizerConfig) -> Optimizer {
+    Optimizer::new(Box::new(AdamW::default()), config)
+}
 
 fn module(device: &Device) -> Two {
     let tensor = |values: &[f64]| Tensor::<1>::from_floats(values, device);
@@ -44,7 +48,8 @@ fn values(module: &Two) -> Vec<f32> {
 }
 
 /// The same steps, written out.
-fn by_hand(config: &AdamWConfig, rates: &[f64], scale: f64) -> (Vec<f64>, Vec<f64>) {
+fn by_hand(config: &OptimizerConfig, rates: &[f64], scale: f64) -> (Vec<f64>, Vec<f64>) {
+    let adam = AdamW::default();
     let mut x: Vec<f64> = WEIGHT.into_iter().chain(BIAS).collect();
     let (mut m, mut v, mut norms) = ([0.0; 6], [0.0; 6], Vec::new());
     for (step, rate) in rates.iter().enumerate() {
@@ -57,15 +62,19 @@ fn by_hand(config: &AdamWConfig, rates: &[f64], scale: f64) -> (Vec<f64>, Vec<f6
         }
         let t = (step + 1) as i32;
         for i in 0..6 {
-            m[i] = config.beta1 * m[i] + (1.0 - config.beta1) * g[i];
-            v[i] = config.beta2 * v[i] + (1.0 - config.beta2) * g[i] * g[i];
-            let decay = if i < 4 { config.weight_decay } else { 0.0 };
+            m[i] = adam.beta1 * m[i] + (1.0 - adam.beta1) * g[i];
+            v[i] = adam.beta2 * v[i] + (1.0 - adam.beta2) * g[i] * g[i];
+            let decay = if i < 4 {
+                config.weight_decay.unwrap()
+            } else {
+                0.0
+            };
             x[i] *= 1.0 - rate * decay;
             let (m, v) = (
-                m[i] / (1.0 - config.beta1.powi(t)),
-                v[i] / (1.0 - config.beta2.powi(t)),
+                m[i] / (1.0 - adam.beta1.powi(t)),
+                v[i] / (1.0 - adam.beta2.powi(t)),
             );
-            x[i] -= rate * m / (v.sqrt() + config.eps);
+            x[i] -= rate * m / (v.sqrt() + adam.eps);
         }
     }
     (x, norms)
@@ -75,12 +84,11 @@ fn by_hand(config: &AdamWConfig, rates: &[f64], scale: f64) -> (Vec<f64>, Vec<f6
 fn steps_agree_with_a_computation_by_hand() {
     let rates = [0.0, 0.01, 0.02, 0.02, 0.01, 0.005];
     for (scale, max_grad_norm) in [(0.1, 1.0), (5.0, 1.0), (5.0, 0.0), (1e-6, 1.0)] {
-        let config = AdamWConfig {
-            weight_decay: 0.1,
+        let config = OptimizerConfig {
+            weight_decay: Some(0.1),
             max_grad_norm,
-            ..AdamWConfig::default()
         };
-        let mut optimizer = AdamW::new(config.clone());
+        let mut optimizer = adamw(&config);
         let mut module = module(&Device::flex().autodiff());
         let (expected, norms) = by_hand(&config, &rates, scale);
         for (step, rate) in rates.iter().enumerate() {
@@ -111,8 +119,8 @@ fn the_state_is_kept_by_path_and_goes_on_exactly() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("optimizer.safetensors");
     let device = Device::flex().autodiff();
-    let config = AdamWConfig::default();
-    let mut first = AdamW::new(config.clone());
+    let config = OptimizerConfig::default();
+    let mut first = adamw(&config);
     let mut one = module(&device);
     for step in 0..3 {
         let gradients = gradients(&one, step, 1.0);
@@ -126,8 +134,8 @@ fn the_state_is_kept_by_path_and_goes_on_exactly() {
         weight: Param::from_tensor(tensor(&numbers[..4]).reshape([2, 2])),
         bias: Param::from_tensor(tensor(&numbers[4..])),
     };
-    let mut second = AdamW::load(config.clone(), &path, &two, &Device::flex()).unwrap();
-    let mut forgetful = AdamW::new(config.clone());
+    let mut second = adamw(&config).load(&path, &two, &Device::flex()).unwrap();
+    let mut forgetful = adamw(&config);
     let mut three = two.clone();
     for step in 3..6 {
         let of = |module: &Two| gradients(module, step, 1.0);
@@ -140,7 +148,8 @@ fn the_state_is_kept_by_path_and_goes_on_exactly() {
     assert_ne!(values(&one), values(&three), "the state matters");
 
     let other = burn::nn::LinearConfig::new(3, 2).init(&Device::flex());
-    let error = AdamW::load(config, &path, &other, &Device::flex())
+    let error = adamw(&config)
+        .load(&path, &other, &Device::flex())
         .unwrap_err()
         .to_string();
     assert!(
@@ -152,7 +161,7 @@ fn the_state_is_kept_by_path_and_goes_on_exactly() {
 #[test]
 fn gradients_that_are_not_finite_or_not_there_change_nothing() {
     let device = Device::flex().autodiff();
-    let mut optimizer = AdamW::new(AdamWConfig::default());
+    let mut optimizer = adamw(&OptimizerConfig::default());
     let module = module(&device);
     let before = values(&module);
     let bad = gradients(&module, 0, f64::INFINITY);

@@ -15,7 +15,7 @@ use fin_core::{
     Backbone, BatchLimits, DeviceSpec, Embedder, EmbeddingNetwork, Pooling, PostProcess, encode,
     l2_normalize,
 };
-use fin_train::optim::{AdamW, AdamWConfig};
+use fin_train::optim::{AdamW, Optimizer, OptimizerConfig};
 use fin_transformer::bert::Bert;
 use fin_transformer::{TextBackbone, TextEmbedder, TextNetwork, TextOptions};
 use serde_json::Value;
@@ -550,10 +550,11 @@ fn training_steps() {
         // On the autodiff device, with dropout off.
         let mut network = model.network().clone().train();
         switch_dropout_off(&mut network);
-        let mut optimizer = AdamW::new(AdamWConfig {
+        let config = OptimizerConfig {
             max_grad_norm: limit,
-            ..AdamWConfig::default()
-        });
+            ..OptimizerConfig::default()
+        };
+        let mut optimizer = Optimizer::new(Box::new(AdamW::default()), &config);
         for (step, expected) in losses.iter().enumerate() {
             let embed = |name: &str| {
                 let tokenized = model.preprocess(&column(name)).unwrap();

@@ -154,12 +154,40 @@ pub(super) fn read<const D: usize, T>(x: Tensor<D>, f: impl FnOnce(&[f32]) -> T)
     }
 }
 
+/// Changes tensors by what `f` does to their values, given those of another: in place where nobody
+/// else holds them, in a copy otherwise. All hold f32 on this backend, and as many values.
+pub(super) fn update<const N: usize>(
+    tensors: [Tensor<1>; N],
+    other: Tensor<1>,
+    f: impl FnOnce([&mut [f32]; N], &[f32]),
+) -> [Tensor<1>; N] {
+    let mut changed = tensors.map(|tensor| tensor.into_dispatch());
+    let values = changed.each_mut().map(|tensor| match &mut tensor.kind {
+        DispatchTensorKind::Flex(BackendTensor::Float(x)) => {
+            if !x.is_contiguous() || x.layout().start_offset() != 0 {
+                *x = x.to_contiguous();
+            }
+            let count = x.layout().num_elements();
+            &mut x.storage_mut::<f32>()[..count]
+        }
+        _ => &mut [],
+    });
+    read(other, |other| {
+        assert!(
+            values.iter().all(|values| values.len() == other.len()),
+            "update: tensors of unequal length, or of another backend"
+        );
+        f(values, other);
+    });
+    changed.map(Tensor::from_dispatch)
+}
+
 fn output(values: Vec<f32>, dims: Vec<usize>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, Shape::from(dims)))
 }
 
 /// A plain split of `rows` into about four pieces a thread, so that uneven threads even out.
-fn rows_per_task(rows: usize) -> usize {
+pub(super) fn rows_per_task(rows: usize) -> usize {
     rows.div_ceil(4 * rayon::current_num_threads()).max(1)
 }
 

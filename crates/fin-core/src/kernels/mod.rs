@@ -13,6 +13,7 @@ pub mod blocked;
 mod flex;
 #[cfg(feature = "flex")]
 pub mod neighbours;
+pub mod optimizer;
 #[cfg(feature = "flex")]
 mod product;
 #[cfg(feature = "flex")]

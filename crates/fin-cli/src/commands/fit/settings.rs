@@ -243,9 +243,32 @@ pub struct Settings {
     #[arg(long, value_name = "SHARE", help_heading = "Training")]
     pub warmup: Option<f64>,
 
-    /// Weight decay of AdamW [default: 0.01]
+    /// How weights follow their gradients: adamw, adam, sgd, lion or adafactor [default: adamw]
+    #[arg(long, value_name = "NAME", help_heading = "Training")]
+    pub optimizer: Option<String>,
+
+    /// Option of the optimiser, as in beta2=0.98 or momentum=0.9; can be given several times
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Training")]
+    pub optimizer_option: Option<Vec<String>>,
+
+    /// Weight decay [default: 0.01 for adamw, 0 for other optimisers]
     #[arg(long, value_name = "DECAY", help_heading = "Training")]
     pub weight_decay: Option<f64>,
+
+    /// Parameters without weight decay beside biases and normalisation layers, by their names in the
+    /// weights file, as in *embeddings*; * stands for any characters, ? for one
+    #[arg(
+        long,
+        value_name = "GLOB",
+        value_delimiter = ',',
+        help_heading = "Training"
+    )]
+    pub no_decay: Option<Vec<String>>,
+
+    /// What the learning rate is multiplied by from each layer to the one below it, as in 0.9; heads
+    /// have the whole [default: 1]
+    #[arg(long, value_name = "FACTOR", help_heading = "Training")]
+    pub layer_decay: Option<f64>,
 
     /// Largest norm of the gradients; 0 for no limit [default: 1]
     #[arg(long, value_name = "NORM", help_heading = "Training")]
@@ -391,7 +414,11 @@ impl Settings {
             schedule: self.schedule.clone().unwrap_or(default.schedule),
             schedule_options: options("schedule_option", self.schedule_option.as_ref())?,
             warmup: self.warmup.unwrap_or(default.warmup),
-            weight_decay: self.weight_decay.unwrap_or(default.weight_decay),
+            optimizer: self.optimizer.clone().unwrap_or(default.optimizer),
+            optimizer_options: options("optimizer_option", self.optimizer_option.as_ref())?,
+            weight_decay: self.weight_decay,
+            no_decay: self.no_decay.clone().unwrap_or_default(),
+            layer_decay: self.layer_decay.unwrap_or(default.layer_decay),
             max_grad_norm: self.max_grad_norm.unwrap_or(default.max_grad_norm),
             seed: self.seed.unwrap_or(default.seed),
             max_steps: self.max_steps,
@@ -546,7 +573,8 @@ mod tests {
             ("--learning-rate", format!("{:e}", default.learning_rate)),
             ("--schedule", default.schedule),
             ("--warmup", default.warmup.to_string()),
-            ("--weight-decay", default.weight_decay.to_string()),
+            ("--optimizer <", default.optimizer),
+            ("--layer-decay", default.layer_decay.to_string()),
             ("--max-grad-norm", default.max_grad_norm.to_string()),
             ("--seed", default.seed.to_string()),
             (
