@@ -164,6 +164,7 @@ impl Family for Texts {
 
     fn read(path: &Path, reading: Reading<'_>) -> Result<Items<String>> {
         let reading = only(Kind::Text, reading)?;
+        refuse_other(path, "texts", reading)?;
         Ok(Box::new(TextReader::open(
             path,
             reading.column,
@@ -202,7 +203,10 @@ impl Family for Images {
         let reading = only(Kind::Image, reading)?;
         match found_files(path, |path| is_image_path(path), |path| image_files(path))? {
             Some(files) => Ok(Box::new(files.into_iter().map(Ok))),
-            None => listed_files(path, &["path", "image", "file"], reading),
+            None => {
+                refuse_other(path, "images", reading)?;
+                listed_files(path, &["path", "image", "file"], reading)
+            }
         }
     }
 
@@ -239,7 +243,10 @@ impl Family for Meshes {
         }
         match found_files(path, |path| is_mesh_path(path), |path| mesh_files(path))? {
             Some(files) => Ok(Box::new(files.into_iter().map(Ok))),
-            None => listed_files(path, &["path", "mesh", "file"], reading),
+            None => {
+                refuse_other(path, "meshes", reading)?;
+                listed_files(path, &["path", "mesh", "file"], reading)
+            }
         }
     }
 
@@ -284,6 +291,12 @@ impl Family for TextsAndImages {
                 files.into_iter().map(|path| Ok(ClipItem::Image(path))),
             ));
         }
+        let read = match reading.kind {
+            Some(Kind::Text) => "texts, by --modality text",
+            Some(Kind::Image) => "images, by --modality image",
+            None => "texts and images",
+        };
+        refuse_other(path, read, reading)?;
         if reading.kind == Some(Kind::Image) {
             let files = listed_files(path, &["path", "image", "file"], reading)?;
             return Ok(Box::new(files.map(|path| Ok(ClipItem::Image(path?)))));
@@ -345,6 +358,22 @@ fn found_files(
     Ok(None)
 }
 
+/// Says that a file is of a kind that the model does not read, which [`TextReader`] does not know.
+fn refuse_other(path: &Path, read: &str, reading: Reading<'_>) -> Result<()> {
+    let is_list = reading.options.format.is_some() || TextFormat::from_path(path).is_ok();
+    let other = match path {
+        _ if is_list => return Ok(()),
+        path if is_image_path(path) => "an image",
+        path if is_mesh_path(path) => "a mesh",
+        _ => return Ok(()),
+    };
+    let reason = format!(
+        "is {other} by its extension, but the model reads {read}; give those, or a model for it \
+         (`fin models` lists them)"
+    );
+    Err(Error::invalid(path, reason))
+}
+
 /// The paths in a file, which are relative to the directory that it is in. Without a column it is
 /// the first of `columns` that there is, or the only one.
 fn listed_files(path: &Path, columns: &[&str], reading: Reading<'_>) -> Result<Items<PathBuf>> {
@@ -400,6 +429,48 @@ mod tests {
     fn images(path: &Path) -> Vec<String> {
         let found = Images::read(path, Reading::default()).unwrap();
         found.map(|item| item.unwrap().key()).collect()
+    }
+
+    #[test]
+    fn files_of_another_kind_are_called_what_they_are() {
+        fn message<F: Family>(name: &str, kind: Option<Kind>) -> String {
+            let reading = Reading {
+                kind,
+                ..Reading::default()
+            };
+            let outcome = F::read(Path::new(name), reading);
+            outcome.err().map(|error| error.to_string()).unwrap()
+        }
+        for (found, expected) in [
+            (
+                message::<Images>("a.obj", None),
+                ["a.obj", "a mesh", "reads images"],
+            ),
+            (
+                message::<Meshes>("a.PNG", None),
+                ["a.PNG", "an image", "reads meshes"],
+            ),
+            (
+                message::<Texts>("a.jpg", None),
+                ["a.jpg", "an image", "reads texts"],
+            ),
+            (
+                message::<TextsAndImages>("a.glb", None),
+                ["a.glb", "a mesh", "reads texts and images"],
+            ),
+            (
+                message::<TextsAndImages>("a.png", Some(Kind::Text)),
+                ["a.png", "--modality text", "an image"],
+            ),
+        ] {
+            for part in expected {
+                assert!(found.contains(part), "{found} is without {part}");
+            }
+            assert!(!found.contains(".jsonl"), "{found}");
+        }
+        // Of no kind that is known: what lists are made of is said.
+        let found = message::<Images>("a.docx", None);
+        assert!(found.contains(".jsonl"), "{found}");
     }
 
     #[test]
