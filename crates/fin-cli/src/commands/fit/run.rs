@@ -13,7 +13,7 @@ use fin_train::dataset::{
 };
 use fin_train::evaluate::Evaluator;
 use fin_train::loss::Loss;
-use fin_train::{Adapters, Dataset, Trainer, loss_from_name, sampler_from_name};
+use fin_train::{Adapters, Dataset, LossOptimizer, Trainer, loss_from_name, sampler_from_name};
 use serde_json::json;
 
 use super::FitArgs;
@@ -148,6 +148,11 @@ fn run_with<F: Family>(
             Error::argument("sampler_option", "is for a sampler; give --sampler too").into(),
         );
     }
+    let usual = LossOptimizer::default();
+    trainer = trainer.with_loss_optimizer(LossOptimizer {
+        learning_rate: settings.loss_learning_rate.unwrap_or(usual.learning_rate),
+        weight_decay: settings.loss_weight_decay.unwrap_or(usual.weight_decay),
+    })?;
     if let Some(evaluation) = evaluation {
         trainer = trainer.with_callback(Evaluate::each_epoch(evaluation));
     }
@@ -222,7 +227,10 @@ impl Settings {
                 fail("there is nothing to measure; give --eval too")
             }
             (Some(monitor), Some(patience)) => {
-                Ok(Some(EarlyStopping::new(monitor, Mode::Max, patience)?))
+                let stopping = EarlyStopping::new(monitor, Mode::Max, patience)?;
+                Ok(Some(
+                    stopping.with_min_delta(self.min_delta.unwrap_or(0.0))?,
+                ))
             }
             _ => fail("--monitor and --patience belong together; give both"),
         }

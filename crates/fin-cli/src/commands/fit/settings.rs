@@ -194,6 +194,15 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Evaluation")]
     pub patience: Option<usize>,
 
+    /// What --monitor has to grow by to count as better [default: 0]
+    #[arg(
+        long,
+        value_name = "DELTA",
+        requires = "patience",
+        help_heading = "Evaluation"
+    )]
+    pub min_delta: Option<f64>,
+
     /// What training makes small: cosine_similarity, multiple_negatives_ranking, triplet_margin or
     /// another of fin-train's losses; an unknown name lists them all
     #[arg(long, value_name = "NAME", help_heading = "Training")]
@@ -203,6 +212,15 @@ pub struct Settings {
     /// times
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Training")]
     pub loss_option: Option<Vec<String>>,
+
+    /// Largest learning rate of the parameters that a loss has itself, such as class vectors
+    /// [default: 0.01]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub loss_learning_rate: Option<f64>,
+
+    /// Weight decay of the parameters that a loss has itself [default: 0]
+    #[arg(long, value_name = "DECAY", help_heading = "Training")]
+    pub loss_weight_decay: Option<f64>,
 
     /// How batches are drawn: random, no_duplicates or class_balanced [default: what suits the
     /// loss]
