@@ -23,8 +23,8 @@ use crate::report::{self, Format, Result, count, note, rounded};
 /// written in windows, so that files of any length fit into memory. The output appears once it is
 /// complete; where something fails, an older file is left as it was.
 ///
-/// Texts: .txt (a text a line), .csv, .tsv, .jsonl (strings, or objects with a field `text`), or -
-/// for stdin.
+/// Texts: .txt (a text a line), .csv, .tsv, .jsonl (strings, or objects with a field `text`),
+/// .parquet, or - for stdin.
 ///
 /// Images and meshes: a directory with all below it, a pattern in quotes, a file of one, or a file
 /// with a column of paths, which are relative to the directory that the file is in. Directories and
@@ -64,7 +64,8 @@ pub struct EncodeArgs {
     #[command(flatten)]
     columns: ColumnArgs,
 
-    /// Format of the input where its extension does not say it: txt, csv, tsv or jsonl
+    /// Format of the input where its extension does not say it: txt, csv, tsv, jsonl or
+    /// parquet
     #[arg(long, value_name = "FORMAT", help_heading = "Data")]
     input_format: Option<TextFormat>,
 

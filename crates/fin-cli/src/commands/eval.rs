@@ -41,7 +41,7 @@ pub struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// File of evaluation data: .csv, .tsv or .jsonl; or directory of images or meshes by class
+    /// File of evaluation data: .csv, .tsv, .jsonl or .parquet; or directory of images or meshes by class
     #[arg(long, value_name = "FILE|DIR")]
     data: PathBuf,
 
@@ -57,7 +57,7 @@ pub struct EvalArgs {
     #[arg(long)]
     no_header: bool,
 
-    /// Further documents to rank, for retrieval: .txt, .csv, .tsv or .jsonl
+    /// Further documents to rank, for retrieval: .txt, .csv, .tsv, .jsonl or .parquet
     #[arg(long, value_name = "FILE")]
     corpus: Option<PathBuf>,
 

@@ -27,8 +27,8 @@ pub struct SearchArgs {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// What to search: a file of texts (.txt, .csv, .tsv or .jsonl); a directory of images or
-    /// meshes, a pattern, or a file of their paths
+    /// What to search: a file of texts (.txt, .csv, .tsv, .jsonl or .parquet); a directory
+    /// of images or meshes, a pattern, or a file of their paths
     #[arg(long, value_name = "FILE|DIR")]
     corpus: PathBuf,
 

@@ -38,7 +38,7 @@ pub struct WiseFtArgs {
     #[arg(long, default_value = "flex")]
     device: DeviceSpec,
 
-    /// File of evaluation data: .csv, .tsv or .jsonl; or directory of images or meshes by class
+    /// File of evaluation data: .csv, .tsv, .jsonl or .parquet; or directory of images or meshes by class
     #[arg(long, value_name = "FILE|DIR", required_unless_present = "output")]
     data: Option<PathBuf>,
 

@@ -16,9 +16,9 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Comma-separated values as in RFC 4180.
-    pub(super) fn csv(lines: Lines) -> Self {
-        Self::new(lines, ReaderBuilder::new().delimiter(b','))
+    /// Values as in RFC 4180, with this delimiter.
+    pub(super) fn csv(lines: Lines, delimiter: u8) -> Self {
+        Self::new(lines, ReaderBuilder::new().delimiter(delimiter))
     }
 
     /// Tab-separated values. Writers disagree on quotes in such files; here they are ordinary
@@ -77,6 +77,35 @@ impl Rows {
     pub(super) fn path(&self) -> &Path {
         self.reader.get_ref().lines.path()
     }
+}
+
+/// The delimiter of rows that begin like this, cut off at the end of a line.
+///
+/// The comma, unless it does not split all rows into as many fields, at least two, and another of
+/// `;`, the tab and `|` does; then that with most fields.
+pub(super) fn delimiter_of(sample: &[u8]) -> u8 {
+    let width = |delimiter: u8| {
+        let mut builder = ReaderBuilder::new();
+        builder.has_headers(false).flexible(true);
+        let mut rows = builder.delimiter(delimiter).from_reader(sample);
+        let mut widths = rows
+            .byte_records()
+            .map(|row| row.map_or(0, |row| row.len()));
+        let first = widths.next().unwrap_or(0);
+        let is_table = first > 1 && widths.all(|width| width == first);
+        if is_table { first } else { 0 }
+    };
+    if width(b',') > 0 {
+        return b',';
+    }
+    let mut best = (0, b',');
+    for delimiter in [b';', b'\t', b'|'] {
+        let width = width(delimiter);
+        if width > best.0 {
+            best = (width, delimiter);
+        }
+    }
+    best.1
 }
 
 /// Checked lines as the source of a [`csv::Reader`].
@@ -142,7 +171,7 @@ mod tests {
             row(2, &["1\n2\r\n3", "", ""]),
             row(5, &["x", "5\" pipe", "z"]),
         ];
-        assert_eq!(all(Rows::csv(lines(text))).unwrap(), expected);
+        assert_eq!(all(Rows::csv(lines(text), b',')).unwrap(), expected);
     }
 
     #[test]
@@ -153,8 +182,11 @@ mod tests {
             row(6, &["\n\n", "d"]),
             row(10, &["e", "f"]),
         ];
-        assert_eq!(all(Rows::csv(lines(text))).unwrap(), expected);
-        assert_eq!(all(Rows::csv(lines("\"\"\n"))).unwrap(), [row(1, &[""])]);
+        assert_eq!(all(Rows::csv(lines(text), b',')).unwrap(), expected);
+        assert_eq!(
+            all(Rows::csv(lines("\"\"\n"), b',')).unwrap(),
+            [row(1, &[""])]
+        );
         let expected = [row(2, &["a", "b"]), row(4, &["c", ""])];
         let text = "\na\tb\n\nc\t\n\n";
         assert_eq!(all(Rows::tsv(lines(text))).unwrap(), expected);
@@ -168,7 +200,7 @@ mod tests {
             "a,b\n\nc,\"",
             "a,b\n\nc,\"d\"\"\n",
         ] {
-            let mut rows = Rows::csv(lines(text));
+            let mut rows = Rows::csv(lines(text), b',');
             assert_eq!(rows.read().unwrap().unwrap(), row(1, &["a", "b"]));
             let error = rows.read().unwrap_err();
             assert!(
@@ -182,7 +214,7 @@ mod tests {
     #[test]
     fn an_unclosed_quote_does_not_fill_the_memory() {
         let line = "a".repeat(1 << 20) + "\n";
-        let mut rows = Rows::csv(lines(format!("\n\"{}", line.repeat(80))));
+        let mut rows = Rows::csv(lines(format!("\n\"{}", line.repeat(80))), b',');
         let error = rows.read().unwrap_err();
         assert!(matches!(error, Error::Row { line: 2, .. }), "{error}");
         assert!(error.to_string().contains("not closed"), "{error}");
@@ -200,6 +232,26 @@ mod tests {
     }
 
     #[test]
+    fn the_delimiter_is_found_where_it_is_not_the_comma() {
+        for (sample, delimiter) in [
+            ("a,b\nc,d\n", b','),
+            ("a;b\nc, or d;e\n", b';'),
+            ("a\tb\tc\nd, e\tf;g\th\n", b'\t'),
+            ("a|b\nc|\"d|e, f\"\n", b'|'),
+            // Decimal commas.
+            ("a;b;c\nx;y;0,5\n", b';'),
+            // Rows of another width are told as before, and one column stays one.
+            ("a,b\nc,d,e\n", b','),
+            ("text\nfirst; second\n", b','),
+            ("a,b;c\nd,e;f\n", b','),
+            ("", b','),
+        ] {
+            let found = delimiter_of(sample.as_bytes());
+            assert_eq!(found as char, delimiter as char, "{sample}");
+        }
+    }
+
+    #[test]
     fn rows_longer_than_the_buffer() {
         let long = "é\n".repeat(1 << 14);
         let text = format!("a,b\n\"{long}\",c\nd,e\n");
@@ -209,6 +261,6 @@ mod tests {
             row(2, &[&long, "c"]),
             row(last, &["d", "e"]),
         ];
-        assert_eq!(all(Rows::csv(lines(text))).unwrap(), expected);
+        assert_eq!(all(Rows::csv(lines(text), b',')).unwrap(), expected);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, stdin};
+use std::io::{BufRead, BufReader, Cursor, Read, stdin};
 use std::path::{Path, PathBuf};
 
 use super::{STDIN, stdin_name};
@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 
 /// Longest line, and longest row over several lines, in bytes. Anything longer is not a file of texts.
 pub(super) const MAX_LINE_BYTES: usize = 64 << 20;
+
+/// Bytes of a sample.
+const SAMPLE_BYTES: usize = 1 << 16;
 
 /// A reader of lines that holds one line at a time.
 pub(super) struct Lines {
@@ -83,6 +86,25 @@ impl Lines {
             self.text.push('\n');
         }
         Ok(true)
+    }
+
+    /// The lines that the next [`SAMPLE_BYTES`] hold whole, or all there are; they are still to come.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where reading fails.
+    pub(super) fn sample(&mut self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        (&mut self.reader)
+            .take(SAMPLE_BYTES as u64)
+            .read_to_end(&mut bytes)
+            .map_err(Error::io(&self.path, "read"))?;
+        let rest = std::mem::replace(&mut self.reader, Box::new(std::io::empty()));
+        self.reader = Box::new(Cursor::new(bytes.clone()).chain(rest));
+        if bytes.len() == SAMPLE_BYTES {
+            let end = bytes.iter().rposition(|&byte| byte == b'\n');
+            bytes.truncate(end.map_or(0, |end| end + 1));
+        }
+        Ok(bytes)
     }
 
     /// The line with its end, which is `\n` where the last line has none.

@@ -1,4 +1,5 @@
-//! Readers of text data: `.txt`, `.csv`, `.tsv` and `.jsonl`, from files and from stdin.
+//! Readers of text data: `.txt`, `.csv`, `.tsv`, `.jsonl` and, with the feature `output`,
+//! `.parquet`; from files and, but for Parquet, from stdin.
 //!
 //! [`TextReader`] yields the texts of one column in bounded memory; [`read_texts`] collects them.
 //! [`read_rows`] reads a whole [`Table`]. [`read_pairs`], [`read_scored_pairs`] and
@@ -7,9 +8,10 @@
 //! | format | row | columns |
 //! | --- | --- | --- |
 //! | `.txt` | a line, empty lines included | one, `text` |
-//! | `.csv` | a record as in RFC 4180: commas, `"` around fields that hold commas, quotes or line ends, inner quotes doubled; blank lines are skipped | by header name or zero-based index |
+//! | `.csv` | a record as in RFC 4180: commas, `"` around fields that hold commas, quotes or line ends, inner quotes doubled; blank lines are skipped; semicolons, tabs or bars in place of commas are found out | by header name or zero-based index |
 //! | `.tsv` | a line, split at tabs; quotes are ordinary characters; blank lines are skipped | by header name or zero-based index |
 //! | `.jsonl` | a JSON value a line: an object, an array or a string; blank lines are skipped | by key, in arrays by zero-based index |
+//! | `.parquet` | a row; texts, numbers, booleans and lists of texts, uncompressed or with Snappy | by name or zero-based index |
 //!
 //! Lines end in `\n` or `\r\n`; in `.csv` and `.tsv` files a `\r` alone ends a row too. Files are
 //! UTF-8, with or without a byte order mark. All rows of a `.csv` or `.tsv` file have as many
@@ -17,7 +19,11 @@
 //! often a quoting mistake that would cut texts short. A quote that is never closed is an error;
 //! text after a closing quote belongs to the field.
 //!
-//! Errors name the file and the one-based line; for a record over several lines, its first.
+//! The delimiter of a `.csv` file is the comma, unless commas do not split the first 64 KiB into
+//! rows of one width and `;`, a tab or `|` does; of several that do, the one with most columns.
+//!
+//! Errors name the file and the one-based line; for a record over several lines, its first, and
+//! for Parquet the row.
 //!
 //! ```
 //! use fin_core::input::{Column, ReadOptions, read_texts};
@@ -33,6 +39,8 @@
 mod column;
 mod delimited;
 mod lines;
+#[cfg(feature = "output")]
+mod parquet;
 mod record;
 mod table;
 mod texts;
@@ -64,11 +72,13 @@ pub enum TextFormat {
     Tsv,
     /// A JSON value a line.
     Jsonl,
+    /// Apache Parquet.
+    Parquet,
 }
 
 impl TextFormat {
     /// All formats, in the order messages list them.
-    pub const ALL: [Self; 4] = [Self::Txt, Self::Csv, Self::Tsv, Self::Jsonl];
+    pub const ALL: [Self; 5] = [Self::Txt, Self::Csv, Self::Tsv, Self::Jsonl, Self::Parquet];
 
     /// Extension without the dot.
     pub const fn extension(self) -> &'static str {
@@ -77,6 +87,7 @@ impl TextFormat {
             Self::Csv => "csv",
             Self::Tsv => "tsv",
             Self::Jsonl => "jsonl",
+            Self::Parquet => "parquet",
         }
     }
 
@@ -107,7 +118,7 @@ impl fmt::Display for TextFormat {
 impl FromStr for TextFormat {
     type Err = Error;
 
-    /// Parses `txt`, `csv`, `tsv` or `jsonl`, in any letter case.
+    /// Parses `txt`, `csv`, `tsv`, `jsonl` or `parquet`, in any letter case.
     ///
     /// # Errors
     /// [`Error::Argument`] listing the accepted names.
@@ -183,14 +194,14 @@ mod tests {
             assert!(
                 error
                     .to_string()
-                    .ends_with("accepted are .txt, .csv, .tsv, .jsonl"),
+                    .ends_with("accepted are .txt, .csv, .tsv, .jsonl, .parquet"),
                 "{error}"
             );
         }
         let error = "xml".parse::<TextFormat>().unwrap_err().to_string();
         assert_eq!(
             error,
-            "format: `xml` is unknown; accepted are txt, csv, tsv, jsonl"
+            "format: `xml` is unknown; accepted are txt, csv, tsv, jsonl, parquet"
         );
     }
 }

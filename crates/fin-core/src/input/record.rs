@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::delimited::Rows;
+use super::delimited::{Rows, delimiter_of};
 use super::lines::Lines;
 use super::{Column, ReadOptions, STDIN, TextFormat};
 use crate::error::{Error, Result};
@@ -34,6 +34,8 @@ enum Source {
     Txt(Lines),
     Jsonl(Lines),
     Delimited(Rows),
+    #[cfg(feature = "output")]
+    Parquet(super::parquet::Rows),
 }
 
 impl Source {
@@ -61,6 +63,11 @@ impl Source {
                 line,
                 content: Content::Fields(fields),
             })),
+            #[cfg(feature = "output")]
+            Self::Parquet(rows) => Ok(rows.read()?.map(|(line, values)| Record {
+                line,
+                content: Content::Json(Value::Array(values)),
+            })),
         }
     }
 }
@@ -87,6 +94,9 @@ impl Records {
             None if path == Path::new(STDIN) => TextFormat::default(),
             None => TextFormat::from_path(path)?,
         };
+        if format == TextFormat::Parquet {
+            return Self::open_parquet(path);
+        }
         Self::start(Lines::open(path)?, format, options.has_header)
     }
 
@@ -100,18 +110,40 @@ impl Records {
         Self::start(Lines::new(reader, path), format, options.has_header)
     }
 
-    fn start(lines: Lines, format: TextFormat, has_header: bool) -> Result<Self> {
+    #[cfg(feature = "output")]
+    fn open_parquet(path: &Path) -> Result<Self> {
+        let rows = super::parquet::Rows::open(path)?;
+        let header = Some(rows.names().to_vec());
+        Self::of(Source::Parquet(rows), TextFormat::Parquet, header)
+    }
+
+    #[cfg(not(feature = "output"))]
+    fn open_parquet(path: &Path) -> Result<Self> {
+        let reason = "reading Parquet needs the Cargo feature `output` of fin-core";
+        Err(Error::invalid(path, reason))
+    }
+
+    fn start(mut lines: Lines, format: TextFormat, has_header: bool) -> Result<Self> {
         let mut source = match format {
+            TextFormat::Parquet => return Self::open_parquet(Path::new(STDIN)),
             TextFormat::Txt => Source::Txt(lines),
             TextFormat::Jsonl => Source::Jsonl(lines),
-            TextFormat::Csv => Source::Delimited(Rows::csv(lines)),
+            TextFormat::Csv => {
+                let delimiter = delimiter_of(&lines.sample()?);
+                Source::Delimited(Rows::csv(lines, delimiter))
+            }
             TextFormat::Tsv => Source::Delimited(Rows::tsv(lines)),
         };
         let header = match &mut source {
             Source::Txt(_) => Some(vec![TEXT.to_owned()]),
             Source::Delimited(rows) if has_header => rows.read()?.map(|(_, names)| names),
-            Source::Delimited(_) | Source::Jsonl(_) => None,
+            _ => None,
         };
+        Self::of(source, format, header)
+    }
+
+    /// Reads the first record.
+    fn of(mut source: Source, format: TextFormat, header: Option<Vec<String>>) -> Result<Self> {
         let first = source.read()?;
         let width = match (&header, &first) {
             (Some(names), _) => names.len(),
@@ -143,7 +175,7 @@ impl Records {
             Content::Fields(fields) if fields.len() != self.width => {
                 let hint = match self.format {
                     TextFormat::Csv if fields.len() > self.width => {
-                        "; enclose a field that holds a comma in quotes"
+                        "; enclose a field that holds the delimiter in quotes"
                     }
                     _ => "",
                 };
@@ -183,15 +215,17 @@ impl Records {
         match &self.source {
             Source::Txt(lines) | Source::Jsonl(lines) => lines.path(),
             Source::Delimited(rows) => rows.path(),
+            #[cfg(feature = "output")]
+            Source::Parquet(rows) => rows.path(),
         }
     }
 
-    /// Names of the columns of a delimited file with a header, and of a `.txt` file.
+    /// Names of the columns of a delimited file with a header, of a `.txt` and a `.parquet` file.
     pub(super) fn header(&self) -> Option<&[String]> {
         self.header.as_deref()
     }
 
-    /// Number of columns of a delimited or `.txt` file.
+    /// Number of columns of a delimited, `.txt` or `.parquet` file.
     pub(super) fn width(&self) -> usize {
         self.width
     }
@@ -214,7 +248,7 @@ impl Records {
                 })
             }
             Some(Content::Json(Value::Array(elements))) => column
-                .resolve(self.path(), None, elements.len())
+                .resolve(self.path(), self.header(), elements.len())
                 .map(|index| self.at(index)),
             Some(Content::Json(_)) => missing(vec!["none, the rows are plain values".to_owned()]),
             Some(Content::Fields(_)) | None => column

@@ -85,11 +85,13 @@ pub fn read_rows(path: impl AsRef<Path>, options: ReadOptions) -> Result<Table> 
         }) => width = 1,
         _ => {}
     }
+    // A file with columns of its own has arrays for rows.
+    let keys = records.header().is_none().then(|| header.clone()).flatten();
     let mut rows = Vec::new();
     while let Some(Record { line, content }) = records.next_record()? {
         let fields = match content {
             Content::Fields(fields) => fields,
-            Content::Json(value) => json_fields(value, header.as_deref(), width)
+            Content::Json(value) => json_fields(value, keys.as_deref(), width)
                 .map_err(|reason| Error::row(&path, line, reason))?,
         };
         rows.push(Row { line, fields });

@@ -110,7 +110,7 @@ fn default_key(records: &Records) -> Result<Key> {
         Some(Record {
             content: Content::Json(value),
             line,
-        }) => {
+        }) if records.header().is_none() => {
             let reason = format!(
                 "expected a string or an object with the field `{TEXT}`, found {}",
                 kind(value)

@@ -243,6 +243,7 @@ impl Negatives {
             content: Content::Json(_),
             ..
         }) = records.first()
+            && records.header().is_none()
         {
             return Ok(if by_position {
                 Self::Rest

@@ -118,7 +118,7 @@ pub struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Model")]
     pub check: Option<bool>,
 
-    /// File of training data: .csv, .tsv or .jsonl; or directory of images or meshes by class
+    /// File of training data: .csv, .tsv, .jsonl or .parquet; or directory of images or meshes by class
     #[arg(long, value_name = "FILE|DIR", help_heading = "Data")]
     pub train: Option<PathBuf>,
 
