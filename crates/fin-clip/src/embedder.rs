@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fin_core::atomic::AtomicDir;
 use fin_core::image::{Augmentation, ImageTransform, MAX_PIXELS, RgbImage, read_image};
@@ -500,90 +500,7 @@ fn freeze(network: ClipNetwork, keys: Keys, options: &ClipOptions) -> Result<Cli
     if options.lock_text {
         network.text = network.text.no_grad();
     }
-    if options.freeze.is_empty() {
-        return Ok(network);
-    }
-    let names: Vec<String> = weights::paths(&network)
-        .iter()
-        .map(|path| keys.place(path).key)
-        .collect();
-    for pattern in &options.freeze {
-        if !names.iter().any(|name| matches(pattern, name)) {
-            let shown: Vec<String> = names
-                .iter()
-                .take(3)
-                .map(|name| format!("`{name}`"))
-                .collect();
-            let reason = format!(
-                "`{pattern}` is no parameter's name; there are {} and {} more, and `*` stands for \
-                 any characters",
-                shown.join(", "),
-                names.len() - shown.len()
-            );
-            return Err(Error::argument("freeze", reason));
-        }
-    }
-    let mut freezer = Freezer {
-        keys,
-        patterns: &options.freeze,
-        path: Vec::new(),
-    };
-    Ok(network.map(&mut freezer))
-}
-
-struct Freezer<'a> {
-    keys: Keys,
-    patterns: &'a [String],
-    path: Vec<String>,
-}
-
-impl ModuleMapper for Freezer<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let key = self.keys.place(&self.path).key;
-        match self.patterns.iter().any(|pattern| matches(pattern, &key)) {
-            true => param.set_require_grad(false),
-            false => param,
-        }
-    }
-}
-
-/// Whether a name is what a pattern of `*` and `?` stands for.
-fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) =
-        (pattern.chars().collect(), name.chars().collect());
-    let (mut p, mut n) = (0, 0);
-    // Where the last star is, and how far the name was when it was met.
-    let mut star = None;
-    while n < name.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, n));
-                p += 1;
-            }
-            Some(c) if *c == '?' || *c == name[n] => {
-                p += 1;
-                n += 1;
-            }
-            _ => match star {
-                // The star takes one more.
-                Some((at, met)) => {
-                    star = Some((at, met + 1));
-                    p = at + 1;
-                    n = met + 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|c| *c == '*')
+    fin_core::weights::freeze_by(network, |path| keys.place(path).key, &options.freeze)
 }
 
 /// Threads for decoding, apart from those that compute: a decoder in the way of a matrix product
@@ -821,27 +738,5 @@ impl ClipEmbedder {
     /// Whether the text tower is XLM-RoBERTa, which reads many languages.
     pub fn is_multilingual(&self) -> bool {
         matches!(self.config.text, TextConfig::XlmRoberta(_))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns() {
-        for (pattern, name, expected) in [
-            ("*", "visual.proj", true),
-            ("visual.*", "visual.proj", true),
-            ("visual.*", "text.proj", false),
-            ("*.ln_?.*", "visual.transformer.resblocks.0.ln_1.bias", true),
-            ("*.ln_?.*", "visual.ln_pre.bias", false),
-            ("visual", "visual.proj", false),
-            ("*proj", "visual.proj", true),
-            ("*proj*weight", "a.proj.proj.weight", true),
-            ("", "a", false),
-        ] {
-            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
-        }
     }
 }

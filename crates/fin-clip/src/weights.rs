@@ -9,7 +9,7 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
-use fin_core::weights::{self, Checkpoint, LoadReport, MappedTensor, Mapping, Names};
+use fin_core::weights::{self, Checkpoint, LoadReport, MappedTensor, Mapping, Names, parameters};
 use fin_core::{Error, Result};
 use fin_transformer::bert::Bert;
 
@@ -208,7 +208,7 @@ impl Keys {
     /// names after upstream's where one tensor there is several here.
     pub fn training_names(self, network: &ClipNetwork) -> Names {
         let mut modules = BTreeMap::new();
-        for path in paths(network) {
+        for (path, _) in parameters(network) {
             let Some((parameter, module)) = path.split_last() else {
                 continue;
             };
@@ -239,29 +239,6 @@ fn prefix(checkpoint: &Checkpoint) -> &'static str {
     } else {
         ""
     }
-}
-
-/// The paths of all parameters, in the module's order.
-pub(crate) fn paths(network: &ClipNetwork) -> Vec<Vec<String>> {
-    #[derive(Default)]
-    struct Paths {
-        path: Vec<String>,
-        found: Vec<Vec<String>>,
-    }
-    impl ModuleVisitor for Paths {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_string());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {
-            self.found.push(self.path.clone());
-        }
-    }
-    let mut paths = Paths::default();
-    network.visit(&mut paths);
-    paths.found
 }
 
 /// Puts a checkpoint's tensors into a network on `device`.
@@ -321,40 +298,20 @@ fn is_known(key: &str) -> bool {
 /// # Errors
 /// [`Error::ShapeMismatch`] where a tensor is not of the shape that the network has for it.
 pub(crate) fn map(network: &ClipNetwork, checkpoint: &Checkpoint, keys: Keys) -> Result<Mapping> {
-    struct Shapes {
-        keys: Keys,
-        path: Vec<String>,
-        /// Key and shape on disk, in the module's order.
-        found: Vec<(String, Vec<usize>)>,
-    }
-    impl ModuleVisitor for Shapes {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_string());
+    // Key and shape on disk.
+    let placed = |(path, mut shape): (Vec<String>, Vec<usize>)| {
+        let Place { key, part } = keys.place(&path);
+        match part {
+            Part::Whole => {}
+            Part::Transposed => shape.reverse(),
+            Part::Third(0) => shape[0] *= 3,
+            Part::Third(_) => return None,
         }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let mut shape = param.lazy_shape().to_vec();
-            let Place { key, part } = self.keys.place(&self.path);
-            match part {
-                Part::Whole => {}
-                Part::Transposed => shape.reverse(),
-                Part::Third(0) => shape[0] *= 3,
-                Part::Third(_) => return,
-            }
-            self.found.push((key, shape));
-        }
-    }
-    let mut shapes = Shapes {
-        keys,
-        path: Vec::new(),
-        found: Vec::new(),
+        Some((key, shape))
     };
-    network.visit(&mut shapes);
     let prefix = prefix(checkpoint);
     let mut mapping = Mapping::default();
-    for (key, shape) in shapes.found {
+    for (key, shape) in parameters(network).into_iter().filter_map(placed) {
         let source = format!("{prefix}{key}");
         let Some(entry) = checkpoint.get(&source) else {
             mapping.missing.push(source);

@@ -1,9 +1,10 @@
 //! Parameters that training leaves as they are, by their names.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 
 use super::load::Names;
+use super::parameters::parameters;
 use crate::error::{Error, Result};
 
 /// Takes the gradient from every parameter whose key in a weights file one of `patterns` stands
@@ -12,16 +13,23 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Argument`] names a pattern that stands for no parameter.
 pub fn freeze<M: Module>(module: M, names: &Names, patterns: &[String]) -> Result<M> {
+    freeze_by(module, |path| names.key(path), patterns)
+}
+
+/// [`freeze`](fn@freeze) with a parameter's key by its path.
+///
+/// # Errors
+/// Those of [`freeze`](fn@freeze).
+pub fn freeze_by<M: Module>(
+    module: M,
+    key: impl Fn(&[String]) -> String,
+    patterns: &[String],
+) -> Result<M> {
     if patterns.is_empty() {
         return Ok(module);
     }
-    let mut keys = Keys {
-        names,
-        path: Vec::new(),
-        found: Vec::new(),
-    };
-    module.visit(&mut keys);
-    let keys = keys.found;
+    let paths = parameters(&module);
+    let keys: Vec<String> = paths.iter().map(|(path, _)| key(path)).collect();
     for pattern in patterns {
         if !keys.iter().any(|key| is_match(pattern, key)) {
             let shown: Vec<String> = keys.iter().take(3).map(|key| format!("`{key}`")).collect();
@@ -35,7 +43,7 @@ pub fn freeze<M: Module>(module: M, names: &Names, patterns: &[String]) -> Resul
         }
     }
     let mut freezer = Freezer {
-        names,
+        key,
         patterns,
         path: Vec::new(),
     };
@@ -71,33 +79,13 @@ pub fn is_match(pattern: &str, name: &str) -> bool {
     pattern[p..].iter().all(|c| *c == '*')
 }
 
-struct Keys<'a> {
-    names: &'a Names,
-    path: Vec<String>,
-    found: Vec<String>,
-}
-
-impl ModuleVisitor for Keys<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {
-        self.found.push(self.names.key(&self.path));
-    }
-}
-
-struct Freezer<'a> {
-    names: &'a Names,
+struct Freezer<'a, F> {
+    key: F,
     patterns: &'a [String],
     path: Vec<String>,
 }
 
-impl ModuleMapper for Freezer<'_> {
+impl<F: Fn(&[String]) -> String> ModuleMapper for Freezer<'_, F> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_string());
     }
@@ -107,7 +95,7 @@ impl ModuleMapper for Freezer<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let key = self.names.key(&self.path);
+        let key = (self.key)(&self.path);
         match self.patterns.iter().any(|pattern| is_match(pattern, &key)) {
             true => param.set_require_grad(false),
             false => param,
@@ -137,6 +125,14 @@ mod tests {
             ("weight", "weights", false),
             ("**", "x", true),
             ("é?", "éé", true),
+            ("*", "visual.proj", true),
+            ("visual.*", "visual.proj", true),
+            ("visual.*", "text.proj", false),
+            ("*.ln_?.*", "visual.transformer.resblocks.0.ln_1.bias", true),
+            ("*.ln_?.*", "visual.ln_pre.bias", false),
+            ("visual", "visual.proj", false),
+            ("*proj", "visual.proj", true),
+            ("*proj*weight", "a.proj.proj.weight", true),
         ] {
             assert_eq!(is_match(pattern, name), expected, "{pattern} {name}");
         }

@@ -17,6 +17,7 @@ mod convert;
 mod freeze;
 mod load;
 mod mapping;
+mod parameters;
 mod pickle;
 mod pytorch;
 mod safetensors;
@@ -24,6 +25,7 @@ mod save;
 
 pub use checkpoint::{Checkpoint, DType, TensorEntry};
 pub use convert::{FloatType, MappedTensor, Mapping, map, write_converted};
-pub use freeze::{freeze, is_match};
+pub use freeze::{freeze, freeze_by, is_match};
 pub use load::{LoadReport, Names, load};
+pub use parameters::parameters;
 pub use save::{save, save_module, state_dict};

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
-use fin_core::weights::{Names, is_match};
+use burn::module::Module;
+use fin_core::weights::{Names, is_match, parameters};
 
 /// How one parameter is trained.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,12 +36,13 @@ pub fn groups<M: Module>(
     layer_decay: f64,
     no_decay: &[String],
 ) -> BTreeMap<String, Group> {
-    let mut paths = Paths::default();
-    module.visit(&mut paths);
+    let paths: Vec<Vec<String>> = parameters(module)
+        .into_iter()
+        .map(|(path, _)| path)
+        .collect();
     // Layers of each tower in order, and the place of every parameter among them.
     let mut layers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let places: Vec<(&str, Place)> = paths
-        .found
         .iter()
         .map(|path| {
             let first = path.first().map_or("", String::as_str);
@@ -83,7 +83,7 @@ pub fn groups<M: Module>(
         };
         (path.join("."), group)
     };
-    paths.found.iter().zip(&places).map(group).collect()
+    paths.iter().zip(&places).map(group).collect()
 }
 
 enum Place {
@@ -112,26 +112,6 @@ pub fn is_exempt_from_decay(path: &[String]) -> bool {
         || path
             .iter()
             .any(|part| part.to_ascii_lowercase().contains("norm"))
-}
-
-#[derive(Default)]
-struct Paths {
-    path: Vec<String>,
-    found: Vec<Vec<String>>,
-}
-
-impl ModuleVisitor for Paths {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {
-        self.found.push(self.path.clone());
-    }
 }
 
 #[cfg(test)]

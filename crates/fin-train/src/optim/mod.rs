@@ -273,15 +273,17 @@ impl Optimizer {
         device: &Device,
     ) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
-        let mut shapes = Shapes::default();
-        module.visit(&mut shapes);
+        let shapes = weights::parameters(module).into_iter();
+        let shapes: BTreeMap<String, Vec<usize>> = shapes
+            .map(|(path, shape)| (path.join("."), shape))
+            .collect();
         let names: BTreeSet<&str> = checkpoint
             .iter()
             .filter_map(|(name, _)| name.rsplit_once('.').map(|(parameter, _)| parameter))
             .collect();
         let mut known = BTreeSet::new();
         for name in names {
-            let Some(shape) = shapes.shapes.get(name) else {
+            let Some(shape) = shapes.get(name) else {
                 return Err(Error::UnusedTensors {
                     path: checkpoint.path().to_path_buf(),
                     names: vec![name.to_string()],
@@ -363,28 +365,6 @@ fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Result<f64
     }
     let sums = read(Tensor::cat(squares.sums, 0))?;
     Ok(sums.into_iter().map(f64::from).sum::<f64>().sqrt())
-}
-
-/// Shape of every parameter, by path.
-#[derive(Default)]
-struct Shapes {
-    path: Vec<String>,
-    shapes: BTreeMap<String, Vec<usize>>,
-}
-
-impl ModuleVisitor for Shapes {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.shapes
-            .insert(self.path.join("."), param.lazy_shape().to_vec());
-    }
 }
 
 struct Stepper<'a> {
