@@ -68,11 +68,10 @@ impl ConvNorm {
     /// `[batch, in, height, width]` → `[batch, out, height', width']`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let x = self.conv.forward(x);
-        let x = match &self.norm {
-            Some(norm) => norm.forward(x),
-            None => x,
-        };
-        self.activation.forward(x)
+        match &self.norm {
+            Some(norm) => norm.forward_activated(x, self.activation),
+            None => self.activation.forward(x),
+        }
     }
 
     /// The same function with the normalisation by running statistics taken into the weights of

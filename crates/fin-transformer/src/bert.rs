@@ -291,7 +291,7 @@ pub struct BertPooler {
 
 impl BertOutput {
     fn forward(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
-        let x = self.dropout.forward(self.dense.forward(x));
+        let x = kernels::dropout(self.dense.forward(x), &self.dropout);
         self.layer_norm.forward_residual(x, residual)
     }
 }
@@ -336,8 +336,8 @@ impl BertEmbeddings {
                 self.position_embeddings.forward(positions) + types.reshape([1, 1, hidden])
             }
         };
-        self.dropout
-            .forward(self.layer_norm.forward_residual(words, offset))
+        let x = self.layer_norm.forward_residual(words, offset);
+        kernels::dropout(x, &self.dropout)
     }
 }
 

@@ -221,7 +221,7 @@ impl DistilBertLayer {
             .ffn
             .lin1
             .forward_activated(x.clone(), self.ffn.activation);
-        let narrow = self.ffn.dropout.forward(self.ffn.lin2.forward(wide));
+        let narrow = kernels::dropout(self.ffn.lin2.forward(wide), &self.ffn.dropout);
         self.output_layer_norm.forward_residual(narrow, x)
     }
 }
@@ -233,8 +233,8 @@ impl DistilBertEmbeddings {
         let positions = self.position_embeddings.weight.val().narrow(0, 0, seq);
         let dim = positions.dims()[1];
         let positions = positions.reshape([1, seq, dim]).expand([count, seq, dim]);
-        self.dropout
-            .forward(self.layer_norm.forward_residual(words, positions))
+        let x = self.layer_norm.forward_residual(words, positions);
+        kernels::dropout(x, &self.dropout)
     }
 }
 

@@ -325,7 +325,7 @@ impl T5FeedForward {
             Some(linear) => wide * linear.forward(x),
             None => wide,
         };
-        self.wo.forward(self.dropout.forward(wide))
+        self.wo.forward(kernels::dropout(wide, &self.dropout))
     }
 }
 
@@ -343,10 +343,10 @@ impl T5Block {
             1.0,
             &attention.dropout,
         );
-        let x = x + layer.dropout.forward(attention.o.forward(context));
+        let x = x + kernels::dropout(attention.o.forward(context), &layer.dropout);
         let layer = &self.feed_forward_layer;
         let wide = layer.dense.forward(layer.layer_norm.forward(x.clone()));
-        x + layer.dropout.forward(wide)
+        x + kernels::dropout(wide, &layer.dropout)
     }
 }
 
@@ -387,7 +387,7 @@ impl T5Encoder {
 
     fn embed(&self, batch: &TokenBatch) -> Tensor<3> {
         let words = self.shared.forward(batch.input_ids.clone());
-        self.encoder.dropout.forward(words)
+        kernels::dropout(words, &self.encoder.dropout)
     }
 
     /// The embeddings, the output of every block but the last, and the normalised final output,
@@ -406,7 +406,7 @@ impl T5Encoder {
 
     fn finish(&self, x: Tensor<3>) -> Tensor<3> {
         let x = self.encoder.final_layer_norm.forward(x);
-        self.encoder.dropout.forward(x)
+        kernels::dropout(x, &self.encoder.dropout)
     }
 
     /// How the parameter paths map to upstream key names.

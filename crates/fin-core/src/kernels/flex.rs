@@ -123,10 +123,10 @@ pub(super) fn attention(
 }
 
 /// A contiguous view of a tensor's elements, with the tensor that owns them.
-struct Contiguous(FlexTensor, std::ops::Range<usize>);
+pub(super) struct Contiguous(FlexTensor, std::ops::Range<usize>);
 
 impl Contiguous {
-    fn new(tensor: FlexTensor) -> Self {
+    pub(super) fn new(tensor: FlexTensor) -> Self {
         let tensor = if tensor.is_contiguous() {
             tensor
         } else {
@@ -137,11 +137,11 @@ impl Contiguous {
         Self(tensor, range)
     }
 
-    fn values(&self) -> &[f32] {
+    pub(super) fn values(&self) -> &[f32] {
         &self.0.storage::<f32>()[self.1.clone()]
     }
 
-    fn dims(&self) -> Vec<usize> {
+    pub(super) fn dims(&self) -> Vec<usize> {
         self.0.layout().shape().to_vec()
     }
 }
@@ -182,7 +182,8 @@ pub(super) fn update<const N: usize>(
     changed.map(Tensor::from_dispatch)
 }
 
-fn output(values: Vec<f32>, dims: Vec<usize>) -> FlexTensor {
+/// A tensor of these values.
+pub(super) fn output(values: Vec<f32>, dims: Vec<usize>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, Shape::from(dims)))
 }
 

@@ -2,10 +2,10 @@
 //! differentiates on every device, and a fast form for the pure-Rust device.
 //!
 //! The portable form is a composition of Burn operations. The fast form is a backend extension
-//! of Burn's `flex` backend (the `flex` module here): fused passes over contiguous memory, with
-//! the widest vector instructions that the processor has, chosen at run time. It is taken when
-//! the tensors live on `flex` outside of autodiff and hold f32; results of the two agree to
-//! rounding, which the tests of this module check.
+//! of Burn's `flex` backend (the `flex` module here, and `training` within autodiff): fused passes
+//! over contiguous memory, with the widest vector instructions that the processor has, chosen at run
+//! time. It is taken when the tensors live on `flex` and hold f32; results and gradients of the two
+//! agree to rounding, which the tests of this module check.
 
 #[cfg(feature = "flex")]
 pub mod blocked;
@@ -20,10 +20,13 @@ mod product;
 mod simd;
 #[cfg(feature = "flex")]
 pub mod slices;
+#[cfg(feature = "flex")]
+mod training;
 
 use burn::nn::Dropout;
 use burn::tensor::Tensor;
 use burn::tensor::activation::{gelu, gelu_approximate, relu, sigmoid, silu, softmax, tanh};
+use burn::tensor::ops::ConvOptions;
 
 use crate::device::has_exact_gelu_gradient;
 
@@ -113,6 +116,15 @@ fn is_fast<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == burn::tensor::DType::F32 && crate::device::is_plain_flex(&x.device())
 }
 
+/// Whether the fast form within autodiff applies to this tensor.
+#[cfg(feature = "flex")]
+fn is_trained<const D: usize>(x: &Tensor<D>) -> bool {
+    let device = x.device();
+    x.dtype() == burn::tensor::DType::F32
+        && device.is_autodiff()
+        && crate::device::is_plain_flex(&device.without_autodiff())
+}
+
 /// `activation(x·Wᵀ + b)`: `x` `[..., in]`, `weight` `[out, in]`, `bias` `[out]` → `[..., out]`.
 pub fn linear<const D: usize>(
     x: Tensor<D>,
@@ -124,15 +136,11 @@ pub fn linear<const D: usize>(
     if is_fast(&x) {
         return flex::linear(x, weight, bias, activation);
     }
-    let mut shape = x.dims();
-    let in_features = shape[D - 1];
-    let rows = shape.iter().product::<usize>() / in_features.max(1);
-    shape[D - 1] = weight.dims()[0];
-    let mut y = x.reshape([rows, in_features]).matmul(weight.transpose());
-    if let Some(bias) = bias {
-        y = y + bias.unsqueeze();
+    #[cfg(feature = "flex")]
+    if is_trained(&x) {
+        return training::linear(x, weight, bias, activation);
     }
-    activation.forward(y).reshape(shape)
+    portable::linear(x, weight, bias, activation)
 }
 
 /// Layer normalisation of `x` (or of `x + residual`) over the last axis with the biased variance;
@@ -148,11 +156,11 @@ pub fn layer_norm<const D: usize>(
     if is_fast(&x) {
         return flex::layer_norm(x, residual, weight, bias, eps);
     }
-    let x = match residual {
-        Some(residual) => x + residual,
-        None => x,
-    };
-    burn::tensor::module::layer_norm(x, weight, Some(bias), eps)
+    #[cfg(feature = "flex")]
+    if is_trained(&x) {
+        return training::layer_norm(x, residual, weight, bias, eps);
+    }
+    portable::layer_norm(x, residual, weight, bias, eps)
 }
 
 /// Root-mean-square normalisation over the last axis (Zhang and Sennrich 2019), as T5 has it:
@@ -162,8 +170,11 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
     if is_fast(&x) {
         return flex::rms_norm(x, weight, eps);
     }
-    let scale = x.clone().square().mean_dim(D - 1) + eps;
-    x / scale.sqrt() * weight.unsqueeze()
+    #[cfg(feature = "flex")]
+    if is_trained(&x) {
+        return training::rms_norm(x, weight, eps);
+    }
+    portable::rms_norm(x, weight, eps)
 }
 
 /// Added to the attention scores of a padding key: large enough that its share is exactly zero,
@@ -198,24 +209,179 @@ pub fn attention(
     if is_fast(&query) {
         return flex::attention(query, key, value, bias.clone(), heads, scale);
     }
-    let [batch, seq, hidden] = query.dims();
-    let head_dim = hidden / heads;
-    let split = |x: Tensor<3>| x.reshape([batch, seq, heads, head_dim]).swap_dims(1, 2);
-    let mut scores = split(query).matmul(split(key).swap_dims(2, 3)) * scale;
-    if let Some(position) = &bias.position {
-        scores = scores + position.clone().unsqueeze();
+    #[cfg(feature = "flex")]
+    if is_trained(&query) {
+        return training::attention(query, key, value, bias.clone(), heads, scale, dropout);
     }
-    let scores = scores + bias.key.clone().reshape([batch, 1, 1, seq]);
-    let weights = dropout.forward(softmax(scores, 3));
-    weights
-        .matmul(split(value))
-        .swap_dims(1, 2)
-        .reshape([batch, seq, hidden])
+    portable::attention(query, key, value, bias, heads, scale, dropout)
 }
 
 /// `1 / √head_dim`, the scale of scores in scaled dot-product attention.
 pub fn scaled(head_dim: usize) -> f64 {
     (head_dim as f64).powf(-0.5)
+}
+
+/// Dropout (Srivastava et al. 2014), where the layer takes part in training.
+pub fn dropout<const D: usize>(x: Tensor<D>, layer: &Dropout) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if is_trained(&x) {
+        return training::dropout(x, layer);
+    }
+    layer.forward(x)
+}
+
+/// Convolution of `x` `[batch, in, height, width]` with `weight` `[out, in / groups, kernel, kernel]`, and
+/// `bias` `[out]`; `padding` is before and behind, of the vertical and of the horizontal axis.
+pub fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    stride: usize,
+    padding: [(usize, usize); 2],
+    groups: usize,
+) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if is_trained(&x) {
+        let depthwise = groups > 1 && groups == x.dims()[1] && groups == weight.dims()[0];
+        if depthwise || groups == 1 {
+            let window = training::Window {
+                stride,
+                padding,
+                depthwise,
+            };
+            let y = training::conv2d(x, weight, window);
+            return match bias {
+                Some(bias) => y + bias.reshape([1, -1, 1, 1]),
+                None => y,
+            };
+        }
+    }
+    portable::conv2d(x, weight, bias, stride, padding, groups)
+}
+
+/// Batch normalisation of `x` `[batch, channels, height, width]` by its own statistics, and an
+/// activation: the result, and mean and biased variance, both `[channels]` and outside of autodiff. `weight` and `bias` are
+/// `[channels]`.
+pub fn batch_norm(
+    x: Tensor<4>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+    activation: Activation,
+) -> (Tensor<4>, Tensor<1>, Tensor<1>) {
+    #[cfg(feature = "flex")]
+    if is_trained(&x) {
+        let fast = training::batch_norm(x.clone(), weight.clone(), bias.clone(), eps, activation);
+        if let Some(result) = fast {
+            return result;
+        }
+    }
+    portable::batch_norm(x, weight, bias, eps, activation)
+}
+
+/// The forms that run on every device.
+mod portable {
+    use super::*;
+
+    pub(super) fn linear<const D: usize>(
+        x: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+        activation: Activation,
+    ) -> Tensor<D> {
+        let mut shape = x.dims();
+        let in_features = shape[D - 1];
+        let rows = shape.iter().product::<usize>() / in_features.max(1);
+        shape[D - 1] = weight.dims()[0];
+        let mut y = x.reshape([rows, in_features]).matmul(weight.transpose());
+        if let Some(bias) = bias {
+            y = y + bias.unsqueeze();
+        }
+        activation.forward(y).reshape(shape)
+    }
+
+    pub(super) fn layer_norm<const D: usize>(
+        x: Tensor<D>,
+        residual: Option<Tensor<D>>,
+        weight: Tensor<1>,
+        bias: Tensor<1>,
+        eps: f64,
+    ) -> Tensor<D> {
+        let x = match residual {
+            Some(residual) => x + residual,
+            None => x,
+        };
+        burn::tensor::module::layer_norm(x, weight, Some(bias), eps)
+    }
+
+    pub(super) fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+        let scale = x.clone().square().mean_dim(D - 1) + eps;
+        x / scale.sqrt() * weight.unsqueeze()
+    }
+
+    pub(super) fn attention(
+        query: Tensor<3>,
+        key: Tensor<3>,
+        value: Tensor<3>,
+        bias: &AttentionBias,
+        heads: usize,
+        scale: f64,
+        dropout: &Dropout,
+    ) -> Tensor<3> {
+        let [batch, seq, hidden] = query.dims();
+        let head_dim = hidden / heads;
+        let split = |x: Tensor<3>| x.reshape([batch, seq, heads, head_dim]).swap_dims(1, 2);
+        let mut scores = split(query).matmul(split(key).swap_dims(2, 3)) * scale;
+        if let Some(position) = &bias.position {
+            scores = scores + position.clone().unsqueeze();
+        }
+        let scores = scores + bias.key.clone().reshape([batch, 1, 1, seq]);
+        let weights = dropout.forward(softmax(scores, 3));
+        weights
+            .matmul(split(value))
+            .swap_dims(1, 2)
+            .reshape([batch, seq, hidden])
+    }
+
+    pub(super) fn conv2d(
+        x: Tensor<4>,
+        weight: Tensor<4>,
+        bias: Option<Tensor<1>>,
+        stride: usize,
+        padding: [(usize, usize); 2],
+        groups: usize,
+    ) -> Tensor<4> {
+        let options = ConvOptions::new_with_padding([stride; 2], padding, [1; 2], groups);
+        burn::tensor::module::conv2d(x, weight, bias, options)
+    }
+
+    pub(super) fn batch_norm(
+        x: Tensor<4>,
+        weight: Tensor<1>,
+        bias: Tensor<1>,
+        eps: f64,
+        activation: Activation,
+    ) -> (Tensor<4>, Tensor<1>, Tensor<1>) {
+        let [_, channels, height, width] = x.dims();
+        // The few values of a fully connected stage can lie much farther from zero than from each
+        // other, and the product of mean and scale would then take their digits. A shift changes
+        // neither result nor gradient.
+        let shift = (height * width == 1).then(|| x.clone().detach().mean_dim(0));
+        let x = match &shift {
+            Some(shift) => x - shift.clone(),
+            None => x,
+        };
+        let result = burn::tensor::module::batch_norm_train(x, weight, bias, eps);
+        let mean = match shift {
+            Some(shift) => result.mean + shift.reshape([channels]),
+            None => result.mean,
+        };
+        (
+            activation.forward(result.output),
+            mean.without_autodiff(),
+            result.variance.without_autodiff(),
+        )
+    }
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -262,7 +428,8 @@ mod tests {
             ] {
                 for bias in [Some(b.clone()), None] {
                     let fast = linear(x.clone(), w.clone(), bias.clone(), activation);
-                    let slow = linear(lift(&x), lift(&w), bias.as_ref().map(lift), activation);
+                    let slow =
+                        portable::linear(lift(&x), lift(&w), bias.as_ref().map(lift), activation);
                     let error = relative(fast, slow);
                     assert!(
                         error < 1e-6,
@@ -284,7 +451,7 @@ mod tests {
             let b = random([width], &device);
             for residual in [Some(r), None] {
                 let fast = layer_norm(x.clone(), residual.clone(), w.clone(), b.clone(), 1e-5);
-                let slow = layer_norm(
+                let slow = portable::layer_norm(
                     lift(&x),
                     residual.as_ref().map(lift),
                     lift(&w),
@@ -305,7 +472,7 @@ mod tests {
             let x = random([3, 4, width], &device) + 2.0;
             let w = random([width], &device);
             let fast = rms_norm(x.clone(), w.clone(), 1e-6);
-            let error = relative(fast, rms_norm(lift(&x), lift(&w), 1e-6));
+            let error = relative(fast, portable::rms_norm(lift(&x), lift(&w), 1e-6));
             assert!(error < 1e-6, "{width}: {error}");
         }
     }
@@ -336,7 +503,7 @@ mod tests {
                 let [fq, fk, fv] = [&q, &k, &v].map(Tensor::clone);
                 let fast = attention(fq, fk, fv, &fast, heads, scale, &dropout);
                 let [lq, lk, lv] = [&q, &k, &v].map(lift);
-                let slow = attention(lq, lk, lv, &lifted, heads, scale, &dropout);
+                let slow = portable::attention(lq, lk, lv, &lifted, heads, scale, &dropout);
                 let error = relative(fast, slow);
                 assert!(error < 2e-6, "{seq}: {error}");
             }

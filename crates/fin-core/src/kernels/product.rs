@@ -4,7 +4,8 @@
 //! memory that stays in the cache; a tile of the output is then 32 rows by up to 14 columns, summed in
 //! registers, for which each step loads 32 values of the left operand and multiplies them by one value
 //! of the right for every column. The right operand is read where it lies, unless its columns are so
-//! far apart that all of a tile's would share a few lines of the cache.
+//! far apart that all of a tile's would share a few lines of the cache, or it lies row by row, so that
+//! every step would go to another line: then the columns of a tile are copied first.
 
 use std::cell::Cell;
 
@@ -74,6 +75,54 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// Where a product goes.
+pub(super) struct Output<'a> {
+    values: &'a mut [f32],
+    shape: [usize; 2],
+    /// Element `(i, j)` is at `i · strides[0] + j · strides[1]`; one of the two is 1.
+    strides: [usize; 2],
+    adding: bool,
+}
+
+impl<'a> Output<'a> {
+    /// Of rows one after the other.
+    ///
+    /// Panics where the slice has another length.
+    pub(super) fn rows(values: &'a mut [f32], shape: [usize; 2]) -> Self {
+        assert_eq!(values.len(), shape[0] * shape[1], "product: output length");
+        Self {
+            values,
+            shape,
+            strides: [shape[1], 1],
+            adding: false,
+        }
+    }
+
+    /// Of columns that begin so many elements after each other.
+    ///
+    /// Panics where they overlap or an element would lie outside the slice.
+    pub(super) fn columns(values: &'a mut [f32], shape: [usize; 2], apart: usize) -> Self {
+        let end = shape[1].saturating_sub(1) * apart + shape[0];
+        assert!(
+            shape[0] <= apart && (shape.contains(&0) || end <= values.len()),
+            "product: {shape:?} with columns {apart} apart in {} values",
+            values.len()
+        );
+        Self {
+            values,
+            shape,
+            strides: [1, apart],
+            adding: false,
+        }
+    }
+
+    /// The product is added to what stands there.
+    pub(super) fn adding(mut self) -> Self {
+        self.adding = true;
+        self
+    }
+}
+
 /// Where a tile reads and writes. Distances are in floats.
 struct Tile {
     /// `[depth, 32]`.
@@ -90,6 +139,8 @@ struct Tile {
     out: *mut f32,
     /// From a row of the output to the next.
     row: usize,
+    /// From a column of the output to the next. One of the two is 1.
+    across: usize,
     /// Rows to write, up to 32.
     rows: usize,
     /// Whether to add to what stands in the output.
@@ -168,6 +219,25 @@ unsafe fn tile<V: Vector, const VECTORS: usize, const COLUMNS: usize>(t: &Tile) 
     // SAFETY: the contract is the same; rows below `rows` of `COLUMNS` floats are writable.
     unsafe {
         let sums = sums::<V, VECTORS, COLUMNS>(t);
+        if t.row == 1 {
+            each!(v < VECTORS, [0 1], {
+                let count = t.rows.saturating_sub(16 * v).min(LANES);
+                each!(c < COLUMNS, [0 1 2 3 4 5 6 7 8 9 10 11 12 13], {
+                    let out = t.out.add(16 * v + c * t.across);
+                    let y = match (count, t.onto) {
+                        (0, _) | (_, false) => sums[c][v],
+                        (LANES, true) => sums[c][v].add(V::load(out)),
+                        (_, true) => sums[c][v].add(V::load_first(out, count)),
+                    };
+                    match count {
+                        0 => {}
+                        LANES => y.store(out),
+                        _ => y.store_first(out, count),
+                    }
+                });
+            });
+            return;
+        }
         each!(v < VECTORS, [0 1], {
             // Indices that are constants: sums in an array would be written there at every step.
             let mut block = [V::splat(0.0); 16];
@@ -333,27 +403,42 @@ pub(super) fn product(
     activation: Activation,
     out: &mut [f32],
 ) {
+    let out = Output::rows(out, [left.shape[0], right.shape[1]]);
     run(Isa::detect(), left, right, bias, activation, out);
 }
 
+/// `out = left · right`, or that much more.
+///
+/// Panics where a length does not fit.
+pub(super) fn product_into(left: Matrix, right: Matrix, out: Output) {
+    run(Isa::detect(), left, right, None, Activation::Identity, out);
+}
+
+/// With an activation only where rows of the output lie one after the other and nothing is added to.
 fn run(
     isa: Isa,
     left: Matrix,
     right: Matrix,
     bias: Option<&[f32]>,
     activation: Activation,
-    out: &mut [f32],
+    out: Output,
 ) {
     let [m, k] = left.shape;
     let n = right.shape[1];
     assert_eq!(right.shape[0], k, "product: inner sizes");
-    assert_eq!(out.len(), m * n, "product: output length");
+    assert_eq!(out.shape, [m, n], "product: output shape");
+    assert!(
+        activation == Activation::Identity || (out.strides[1] == 1 && !out.adding),
+        "product: an activation of columns or sums"
+    );
     if let Some(bias) = bias {
         assert_eq!(bias.len(), n, "product: bias length");
     }
     if m == 0 || n == 0 {
         return;
     }
+    let (strides, adding) = (out.strides, out.adding);
+    let out = out.values;
     let kernels = Kernels::new(isa);
     let most = kernels.wide.len();
     let threads = if m * n * k < SMALL {
@@ -383,12 +468,21 @@ fn run(
     let aliased = right.strides[0] == 1
         && (right.strides[1] * size_of::<f32>()).is_multiple_of(ALIAS)
         && group > 1;
+    // Rows of the right operand, of which a tile needs a few values each.
+    let rowwise = right.strides[1] == 1 && right.strides[0] > LANES && group > 1;
+    let room = if aliased {
+        most * apart
+    } else if rowwise {
+        depth * LANES
+    } else {
+        0
+    };
     let task = |number: usize| {
         let (first, columns) = (number / parts * group, number % parts * width);
         let columns = columns..(columns + width).min(n);
         let count = group.min(tiles - first);
         let mut copied = COPY.take().unwrap_or_else(|| Buffer::new(0));
-        copied.resize(count * depth * ROWS + if aliased { most * apart } else { 0 });
+        copied.resize(count * depth * ROWS + room);
         let (copied_left, copied_right) = copied.split_at_mut(count * depth * ROWS);
         let mut done = 0;
         // Once with nothing to sum over, too, for the bias.
@@ -404,17 +498,26 @@ fn run(
             while column < columns.end {
                 let wide = most.min(columns.end - column);
                 let right_at = done * right.strides[0] + column * right.strides[1];
-                let (start, distance) = if aliased {
+                let (start, distance, step) = if rowwise {
+                    for (i, to) in copied_right.chunks_exact_mut(LANES).enumerate() {
+                        if i < inner.len() {
+                            let from = &right.values[right_at + i * right.strides[0]..];
+                            match from.first_chunk::<LANES>() {
+                                Some(from) => to.copy_from_slice(from),
+                                None => to[..wide].copy_from_slice(&from[..wide]),
+                            }
+                        }
+                    }
+                    (copied_right.as_ptr(), 1, LANES)
+                } else if aliased {
                     for c in 0..wide {
                         let from = &right.values[right_at + c * right.strides[1]..][..inner.len()];
                         copied_right[c * apart..][..inner.len()].copy_from_slice(from);
                     }
-                    (copied_right.as_ptr(), apart)
+                    (copied_right.as_ptr(), apart, right.strides[0])
                 } else {
-                    (
-                        right.values.as_ptr().wrapping_add(right_at),
-                        right.strides[1],
-                    )
+                    let start = right.values.as_ptr().wrapping_add(right_at);
+                    (start, right.strides[1], right.strides[0])
                 };
                 for i in 0..count {
                     let row = (first + i) * ROWS;
@@ -438,12 +541,13 @@ fn run(
                             depth: inner.len(),
                             right: start,
                             column: distance,
-                            step: right.strides[0],
+                            step,
                             bias,
-                            out: shared.get().add(row * n + column),
-                            row: n,
+                            out: shared.get().add(row * strides[0] + column * strides[1]),
+                            row: strides[0],
+                            across: strides[1],
                             rows,
-                            onto: done > 0,
+                            onto: adding || done > 0,
                         });
                     }
                 }
@@ -492,7 +596,23 @@ mod tests {
         for isa in Isa::available() {
             // What stands in the output must not matter.
             let mut found = vec![f32::NAN; m * n];
-            run(isa, left, right, bias, Activation::Relu, &mut found);
+            let out = Output::rows(&mut found, [m, n]);
+            run(isa, left, right, bias, Activation::Relu, out);
+            // By columns, with a gap after each, on top of something.
+            let apart = m + 3;
+            let mut columns = vec![0.5f32; n * apart];
+            let out = Output::columns(&mut columns, [m, n], apart).adding();
+            run(isa, left, right, bias, Activation::Identity, out);
+            for (place, y) in columns.iter().enumerate() {
+                let (j, i) = (place / apart, place % apart);
+                if i < m {
+                    let y = (y - 0.5).max(0.0);
+                    let error = (y - found[i * n + j]).abs();
+                    assert!(error < 1e-4, "{isa:?} {m}x{k}x{n} at {i}, {j}: {y}");
+                } else {
+                    assert_eq!(*y, 0.5, "{isa:?} {m}x{k}x{n}: beyond column {j}");
+                }
+            }
             for (place, found) in found.into_iter().enumerate() {
                 let (i, j) = (place / n, place % n);
                 let terms = (0..k).map(|l| at(&left, i, l) * at(&right, l, j));
@@ -550,6 +670,12 @@ mod tests {
         let bias = Some([1.0, -2.0].as_slice());
         product(empty, right, bias, Activation::Identity, &mut out);
         assert_eq!(out, [1.0, -2.0, 1.0, -2.0, 1.0, -2.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "columns 2 apart")]
+    fn columns_that_overlap_are_refused() {
+        Output::columns(&mut [0.0; 9], [3, 3], 2);
     }
 
     #[test]

@@ -73,6 +73,32 @@ multiversion! {
 }
 
 multiversion! {
+    /// `dx = dy · f′(x)` for an activation `f`.
+    pub(super) fn activation_gradient(dx: &mut [f32], dy: &[f32], x: &[f32], activation: Activation) {
+        let each = dx.iter_mut().zip(dy).zip(x);
+        match activation {
+            Activation::Identity => each.for_each(|((dx, dy), _)| *dx = *dy),
+            Activation::Gelu => each.for_each(|((dx, dy), x)| *dx = dy * gelu_slope(*x)),
+            Activation::GeluTanh => each.for_each(|((dx, dy), x)| *dx = dy * gelu_tanh_slope(*x)),
+            Activation::QuickGelu => each.for_each(|((dx, dy), x)| {
+                *dx = dy * swish_slope(*x, super::QUICK_GELU_SCALE);
+            }),
+            Activation::Relu => each.for_each(|((dx, dy), x)| {
+                *dx = if *x > 0.0 { *dy } else { 0.0 };
+            }),
+            Activation::Relu6 => each.for_each(|((dx, dy), x)| {
+                *dx = if *x > 0.0 && *x < 6.0 { *dy } else { 0.0 };
+            }),
+            Activation::Silu => each.for_each(|((dx, dy), x)| *dx = dy * swish_slope(*x, 1.0)),
+            Activation::Tanh => each.for_each(|((dx, dy), x)| {
+                let y = tanh(*x);
+                *dx = dy * (1.0 - y * y);
+            }),
+        }
+    }
+}
+
+multiversion! {
     /// Layer normalisation of every row of `rows` (plus `residual`), in place.
     pub(super) fn layer_norm(rows: &mut [f32], residual: Option<&[f32]>, weight: &[f32], bias: &[f32], eps: f32) {
         let width = weight.len();
@@ -140,8 +166,9 @@ multiversion! {
     }
 }
 
+/// The sum of `f` over a row.
 #[inline(always)]
-fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+pub(super) fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let (chunks, rest) = row.as_chunks::<LANES>();
     let mut lanes = [0.0f32; LANES];
     for chunk in chunks {
@@ -150,6 +177,21 @@ fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
         }
     }
     lanes.into_iter().sum::<f32>() + rest.iter().map(|x| f(*x)).sum::<f32>()
+}
+
+/// The sum of `a · f(b)` over two rows of one length.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    let mut lanes = [0.0f32; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * f(*b);
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| a * f(*b));
+    lanes.into_iter().sum::<f32>() + rest.sum::<f32>()
 }
 
 /// `eˣ` to about one unit in the last place; 0 below -87.
@@ -230,6 +272,32 @@ fn gelu_tanh(x: f32) -> f32 {
     0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
 }
 
+/// The derivative of [`gelu`], `Φ(x) + x·φ(x)`.
+#[inline(always)]
+fn gelu_slope(x: f32) -> f32 {
+    /// `1 / √(2π)`.
+    const DENSITY: f32 = 0.398_942_3;
+    let tail = 0.5 * erfc_positive(x.abs() * std::f32::consts::FRAC_1_SQRT_2);
+    let below = if x > 0.0 { 1.0 - tail } else { tail };
+    below + x * DENSITY * exp(-0.5 * x * x)
+}
+
+/// The derivative of [`gelu_tanh`].
+#[inline(always)]
+fn gelu_tanh_slope(x: f32) -> f32 {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    let y = tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x));
+    let inner = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x);
+    0.5 * (1.0 + y) + 0.5 * x * (1.0 - y * y) * inner
+}
+
+/// The derivative of `x·σ(scale·x)`.
+#[inline(always)]
+fn swish_slope(x: f32, scale: f32) -> f32 {
+    let s = 1.0 / (1.0 + exp(-scale * x));
+    s + scale * x * s * (1.0 - s)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,6 +355,48 @@ mod tests {
                 "gelu({x}) = {}: {error}",
                 gelu(x)
             );
+        }
+    }
+
+    #[test]
+    fn slopes_are_those_of_the_functions_in_double_precision() {
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let gelu = |x: f64| 0.5 * x * (1.0 + erf_reference(x / 2f64.sqrt()));
+        let gelu_tanh = |x: f64| {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        };
+        let quick = f64::from(super::super::QUICK_GELU_SCALE);
+        let swish = |scale: f64| move |x: f64| x * sigmoid(scale * x);
+        let functions: [(Activation, Box<dyn Fn(f64) -> f64>); 8] = [
+            (Activation::Identity, Box::new(|x| x)),
+            (Activation::Gelu, Box::new(gelu)),
+            (Activation::GeluTanh, Box::new(gelu_tanh)),
+            (Activation::QuickGelu, Box::new(swish(quick))),
+            (Activation::Relu, Box::new(|x: f64| x.max(0.0))),
+            (Activation::Relu6, Box::new(|x: f64| x.clamp(0.0, 6.0))),
+            (Activation::Silu, Box::new(swish(1.0))),
+            (Activation::Tanh, Box::new(f64::tanh)),
+        ];
+        for (activation, f) in functions {
+            // Not where a slope jumps.
+            let x: Vec<f32> = grid(6.5)
+                .step_by(7)
+                .filter(|x| x.abs() > 1e-3 && (x - 6.0).abs() > 1e-3)
+                .collect();
+            let mut slopes = vec![f32::NAN; x.len()];
+            activation_gradient(&mut slopes, &vec![2.0; x.len()], &x, activation);
+            for (x, slope) in x.iter().zip(slopes) {
+                let (x, h) = (f64::from(*x), 1e-4);
+                // Of fourth order in the step.
+                let difference = |h: f64| (f(x + h) - f(x - h)) / h;
+                let expected = (4.0 * difference(h) - difference(2.0 * h)) / 3.0;
+                let error = (f64::from(slope) - expected).abs();
+                assert!(
+                    error < 2e-6,
+                    "{activation:?} at {x}: {slope}, not {expected}"
+                );
+            }
         }
     }
 

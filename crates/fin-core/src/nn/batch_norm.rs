@@ -4,6 +4,7 @@ use burn::module::{Flag, Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use super::buffer::{Buffer, Counter};
+use crate::kernels::{self, Activation};
 
 /// Configuration of [`BatchNorm2d`].
 #[derive(Debug, Clone, PartialEq)]
@@ -82,49 +83,42 @@ pub struct BatchNorm2d {
 impl BatchNorm2d {
     /// `[batch, num_features, height, width]` → the same shape.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward_activated(x, Activation::Identity)
+    }
+
+    /// [`BatchNorm2d::forward`] followed by an activation, in one pass where the device has a kernel
+    /// for it.
+    pub fn forward_activated(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         if x.device().is_autodiff() && self.training.is_enabled() {
-            return self.forward_train(x);
+            return self.forward_train(x, activation);
         }
-        burn::tensor::module::batch_norm(
+        activation.forward(burn::tensor::module::batch_norm(
             x,
             self.weight.val(),
             self.bias.val(),
             self.running_mean.value(),
             self.running_var.value(),
             self.eps,
-        )
+        ))
     }
 
-    fn forward_train(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
+    fn forward_train(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        let [batch, _, height, width] = x.dims();
         let count = batch * height * width;
-        // The few values of a fully connected stage can lie much farther from zero than from each
-        // other, and the product of mean and scale would then take their digits. A shift changes
-        // neither result nor gradient.
-        let shift = (height * width == 1).then(|| x.clone().detach().mean_dim(0));
-        let x = match &shift {
-            Some(shift) => x - shift.clone(),
-            None => x,
-        };
-        let mut result =
-            burn::tensor::module::batch_norm_train(x, self.weight.val(), self.bias.val(), self.eps);
-        if let Some(shift) = shift {
-            result.mean = result.mean + shift.reshape([channels]);
-        }
+        let (output, mean, variance) =
+            kernels::batch_norm(x, self.weight.val(), self.bias.val(), self.eps, activation);
         let momentum = self.momentum;
-        let towards = |running: Tensor<1>, value: Tensor<1>| {
-            running * (1.0 - momentum) + value.without_autodiff() * momentum
-        };
-        self.running_mean
-            .update(|running| towards(running, result.mean));
+        let towards =
+            |running: Tensor<1>, value: Tensor<1>| running * (1.0 - momentum) + value * momentum;
+        self.running_mean.update(|running| towards(running, mean));
         // One value a channel has no variance to learn from.
         if count > 1 {
-            let unbiased = result.variance * (count as f64 / (count as f64 - 1.0));
+            let unbiased = variance * (count as f64 / (count as f64 - 1.0));
             self.running_var
                 .update(|running| towards(running, unbiased));
         }
         self.num_batches_tracked.increment();
-        result.output
+        output
     }
 
     /// The normalisation with running statistics as `y = x · scale + shift`, both

@@ -1,8 +1,9 @@
 //! Two-dimensional convolution, as `torch.nn.Conv2d`.
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
+
+use crate::kernels;
 
 /// What is put around an image before a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,11 +146,13 @@ impl Conv2d {
             self.padding.of_axis(height, kernel_height, self.stride),
             self.padding.of_axis(width, kernel_width, self.stride),
         ];
-        burn::tensor::module::conv2d(
+        kernels::conv2d(
             x,
             weight,
             self.bias.as_ref().map(Param::val),
-            ConvOptions::new_with_padding([self.stride; 2], padding, [1; 2], self.groups),
+            self.stride,
+            padding,
+            self.groups,
         )
     }
 
