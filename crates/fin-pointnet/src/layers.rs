@@ -7,8 +7,8 @@
 //! every kept point of every cloud.
 
 use burn::module::{Initializer, Module};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Int, Tensor};
+use fin_core::kernels::Activation;
 use fin_core::nn::{BatchNorm2d, BatchNorm2dConfig, Conv2d, ConvPadding, Linear};
 
 use crate::architecture::{Grouping, LevelConfig, PointNetConfig};
@@ -51,14 +51,9 @@ impl ConvNorm {
     /// `[in, rows]` → `[out, rows]`.
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let [inputs, rows] = x.dims();
-        let outputs = self.conv.out_channels();
-        let weight = self.conv.weight.val().reshape([outputs, inputs]);
-        let mut y = weight.matmul(x);
-        if let Some(bias) = &self.conv.bias {
-            y = y + bias.val().reshape([outputs, 1]);
-        }
-        let y = self.norm.forward(y.reshape([1, outputs, rows, 1]));
-        relu(y.reshape([outputs, rows]))
+        let y = self.conv.forward(x.reshape([1, inputs, rows, 1]));
+        let y = self.norm.forward_activated(y, Activation::Relu);
+        y.reshape([self.conv.out_channels(), rows])
     }
 }
 

@@ -248,12 +248,9 @@ pub fn conv2d(
                 stride,
                 padding,
                 depthwise,
+                bias: bias.is_some(),
             };
-            let y = training::conv2d(x, weight, window);
-            return match bias {
-                Some(bias) => y + bias.reshape([1, -1, 1, 1]),
-                None => y,
-            };
+            return training::conv2d(x, weight, bias, window);
         }
     }
     portable::conv2d(x, weight, bias, stride, padding, groups)

@@ -23,8 +23,11 @@ pub(super) const ROWS: usize = 32;
 /// Floats of a vector.
 const LANES: usize = 16;
 
-/// Most steps along the inner axis before sums go to memory.
-const DEPTH: usize = 1024;
+/// Most steps along the inner axis before sums go to memory, where they are turned into rows on the way.
+const DEPTH: usize = 384;
+
+/// The same, where they go as they are: fewer, as short sums are the more exact ones.
+const DEPTH_OF_COLUMNS: usize = 128;
 
 /// Floats of the copied rows of a task: what leaves room in a cache of 1 MiB.
 const COPIED: usize = 96 * 1024;
@@ -319,6 +322,35 @@ unsafe fn copy<V: Vector>(
     }
 }
 
+/// Copies 16 columns of some rows of a matrix whose rows are contiguous, or as many as it has, to rows
+/// of 16.
+///
+/// # Safety
+/// The processor has the instructions of `V`; the rows and the first column lie within the matrix.
+#[inline(always)]
+unsafe fn pack<V: Vector>(
+    x: &Matrix,
+    rows: std::ops::Range<usize>,
+    column: usize,
+    out: &mut [f32],
+) {
+    let count = (x.shape[1] - column).min(LANES);
+    assert!(out.len() >= rows.len() * LANES && rows.end <= x.shape[0] && x.strides[1] == 1);
+    for (i, row) in rows.enumerate() {
+        // SAFETY: `count` elements of the row from `column` on are in the matrix, and 16 floats in the
+        // output just asked for.
+        unsafe {
+            let from = x.values.as_ptr().add(row * x.strides[0] + column);
+            let values = if count == LANES {
+                V::load(from)
+            } else {
+                V::load_first(from, count)
+            };
+            values.store(out.as_mut_ptr().add(i * LANES));
+        }
+    }
+}
+
 /// Kernels of one instruction set.
 #[derive(Clone, Copy)]
 pub(super) struct Kernels {
@@ -327,6 +359,7 @@ pub(super) struct Kernels {
     /// For the first 16 of 32 rows.
     narrow: &'static [Kernel],
     copy: unsafe fn(&Matrix, usize, std::ops::Range<usize>, &mut [f32]),
+    pack: unsafe fn(&Matrix, std::ops::Range<usize>, usize, &mut [f32]),
 }
 
 macro_rules! sizes {
@@ -335,13 +368,19 @@ macro_rules! sizes {
     };
 }
 
-/// Declares [`tile`] and [`copy`] compiled for an instruction set.
+/// Declares [`tile`], [`copy`] and [`pack`] compiled for an instruction set.
 macro_rules! compiled {
-    ($(#[$attribute:meta])* $tile:ident, $copy:ident, $vector:ty) => {
+    ($(#[$attribute:meta])* $tile:ident, $copy:ident, $pack:ident, $vector:ty) => {
         $(#[$attribute])*
         unsafe fn $copy(x: &Matrix, first: usize, inner: std::ops::Range<usize>, out: &mut [f32]) {
             // SAFETY: the contract is the same.
             unsafe { copy::<$vector>(x, first, inner, out) }
+        }
+
+        $(#[$attribute])*
+        unsafe fn $pack(x: &Matrix, rows: std::ops::Range<usize>, column: usize, out: &mut [f32]) {
+            // SAFETY: the contract is the same.
+            unsafe { pack::<$vector>(x, rows, column, out) }
         }
 
         $(#[$attribute])*
@@ -355,14 +394,14 @@ macro_rules! compiled {
 compiled! {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,fma")]
-    avx512, copy_avx512, Avx512
+    avx512, copy_avx512, pack_avx512, Avx512
 }
 compiled! {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    avx2, copy_avx2, Avx2
+    avx2, copy_avx2, pack_avx2, Avx2
 }
-compiled! { portable, copy_portable, Portable }
+compiled! { portable, copy_portable, pack_portable, Portable }
 
 impl Kernels {
     pub(super) fn new(isa: Isa) -> Self {
@@ -372,17 +411,20 @@ impl Kernels {
                 wide: sizes!(avx512, 2, 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
                 narrow: sizes!(avx512, 1, 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
                 copy: copy_avx512,
+                pack: pack_avx512,
             },
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Self {
                 wide: sizes!(avx2, 2, 1 2 3),
                 narrow: sizes!(avx2, 1, 1 2 3),
                 copy: copy_avx2,
+                pack: pack_avx2,
             },
             Isa::Portable => Self {
                 wide: sizes!(portable, 2, 1 2),
                 narrow: sizes!(portable, 1, 1 2),
                 copy: copy_portable,
+                pack: pack_portable,
             },
         }
     }
@@ -407,11 +449,11 @@ pub(super) fn product(
     run(Isa::detect(), left, right, bias, activation, out);
 }
 
-/// `out = left · right`, or that much more.
+/// `out = left · right + bias`, or that much more.
 ///
 /// Panics where a length does not fit.
-pub(super) fn product_into(left: Matrix, right: Matrix, out: Output) {
-    run(Isa::detect(), left, right, None, Activation::Identity, out);
+pub(super) fn product_into(left: Matrix, right: Matrix, bias: Option<&[f32]>, out: Output) {
+    run(Isa::detect(), left, right, bias, Activation::Identity, out);
 }
 
 /// With an activation only where rows of the output lie one after the other and nothing is added to.
@@ -446,7 +488,11 @@ fn run(
     } else {
         rayon::current_num_threads()
     };
-    let depths = k.div_ceil(DEPTH).max(1);
+    let most_steps = match strides {
+        [1, _] => DEPTH_OF_COLUMNS,
+        _ => DEPTH,
+    };
+    let depths = k.div_ceil(most_steps).max(1);
     let depth = k.div_ceil(depths);
     let tiles = m.div_ceil(ROWS);
     let group = (COPIED / (depth * ROWS).max(1)).clamp(1, tiles);
@@ -499,15 +545,9 @@ fn run(
                 let wide = most.min(columns.end - column);
                 let right_at = done * right.strides[0] + column * right.strides[1];
                 let (start, distance, step) = if rowwise {
-                    for (i, to) in copied_right.chunks_exact_mut(LANES).enumerate() {
-                        if i < inner.len() {
-                            let from = &right.values[right_at + i * right.strides[0]..];
-                            match from.first_chunk::<LANES>() {
-                                Some(from) => to.copy_from_slice(from),
-                                None => to[..wide].copy_from_slice(&from[..wide]),
-                            }
-                        }
-                    }
+                    // SAFETY: the table has kernels for this processor alone, and `column` and `inner`
+                    // lie within the matrix.
+                    unsafe { (kernels.pack)(&right, inner.clone(), column, copied_right) };
                     (copied_right.as_ptr(), 1, LANES)
                 } else if aliased {
                     for c in 0..wide {

@@ -286,9 +286,10 @@ fn gelu_slope(x: f32) -> f32 {
 #[inline(always)]
 fn gelu_tanh_slope(x: f32) -> f32 {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    let y = tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x));
+    // `(1 + tanh u) / 2`, without the difference of nearly equal numbers.
+    let s = 1.0 / (1.0 + exp(-2.0 * SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)));
     let inner = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x);
-    0.5 * (1.0 + y) + 0.5 * x * (1.0 - y * y) * inner
+    s + 2.0 * x * s * (1.0 - s) * inner
 }
 
 /// The derivative of `x·σ(scale·x)`.

@@ -321,7 +321,7 @@ simd::multiversion! {
 simd::multiversion! {
     fn normalise(y: &mut [f32], x: &[f32], mean: [f32; 2], scale: f32, bias: f32) {
         for (y, x) in y.iter_mut().zip(x) {
-            *y = ((x - mean[0]) - mean[1]) * scale + bias;
+            *y = ((x - mean[0]) - mean[1]).mul_add(scale, bias);
         }
     }
 }

@@ -13,6 +13,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::super::product::{Matrix, Output, product_into};
+use super::super::simd;
 use super::{Contiguous, depthwise, output};
 
 /// What is said of a convolution besides its tensors.
@@ -24,6 +25,8 @@ pub(in crate::kernels) struct Window {
     pub(in crate::kernels) padding: [(usize, usize); 2],
     /// Whether every channel is convolved with a kernel of its own.
     pub(in crate::kernels) depthwise: bool,
+    /// Whether a value is added to every channel of the output.
+    pub(in crate::kernels) bias: bool,
 }
 
 /// Sizes of a convolution.
@@ -195,19 +198,26 @@ fn add_back(sizes: &Sizes, seen: &[f32], rows: std::ops::Range<usize>, image: &m
     }
 }
 
-pub(super) fn forward(x: FlexTensor, weight: FlexTensor, window: Window) -> FlexTensor {
+pub(super) fn forward(
+    x: FlexTensor,
+    weight: FlexTensor,
+    bias: FlexTensor,
+    window: Window,
+) -> FlexTensor {
     let [x, weight] = [x, weight].map(Contiguous::new);
+    let bias = window.bias.then(|| Contiguous::new(bias));
+    let bias = bias.as_ref().map(Contiguous::values);
     let sizes = Sizes::new(&x.dims(), &weight.dims(), window);
     let dims = vec![sizes.batch, sizes.outputs, sizes.output[0], sizes.output[1]];
     let y = if window.depthwise {
-        depthwise::forward(&sizes, x.values(), weight.values())
+        depthwise::forward(&sizes, x.values(), weight.values(), bias)
     } else {
-        dense(&sizes, x.values(), weight.values())
+        dense(&sizes, x.values(), weight.values(), bias)
     };
     output(y, dims)
 }
 
-fn dense(sizes: &Sizes, x: &[f32], weight: &[f32]) -> Vec<f32> {
+fn dense(sizes: &Sizes, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     let (seen, pixels) = (sizes.seen(), sizes.pixels());
     let weight = Matrix::rows(weight, [sizes.outputs, seen]).transposed();
     let mut y = vec![0.0f32; sizes.batch * sizes.outputs * pixels];
@@ -220,7 +230,7 @@ fn dense(sizes: &Sizes, x: &[f32], weight: &[f32]) -> Vec<f32> {
                 let at = rows.start * sizes.output[1]..rows.end * sizes.output[1];
                 let seen = of_rows(sizes, x, rows, &mut copied);
                 let out = Output::columns(&mut y[at.start..], [at.len(), sizes.outputs], pixels);
-                product_into(seen.transposed(), weight, out);
+                product_into(seen.transposed(), weight, bias, out);
             }
         });
     y
@@ -258,11 +268,11 @@ fn input_gradient(sizes: &Sizes, dy: &[f32], weight: &[f32]) -> Vec<f32> {
                 let dy = Matrix::new(&dy[at.start..], [sizes.outputs, at.len()], [pixels, 1]);
                 if sizes.is_plain() {
                     let out = Output::columns(&mut dx[at.start..], [at.len(), seen], pixels);
-                    product_into(dy.transposed(), weight, out);
+                    product_into(dy.transposed(), weight, None, out);
                 } else {
                     copied.resize(seen * at.len(), 0.0);
                     let out = Output::columns(&mut copied, [at.len(), seen], at.len());
-                    product_into(dy.transposed(), weight, out);
+                    product_into(dy.transposed(), weight, None, out);
                     add_back(sizes, &copied, rows, dx);
                 }
             }
@@ -288,7 +298,7 @@ fn weight_gradient(sizes: &Sizes, dy: &[f32], x: &[f32]) -> Vec<f32> {
                     let dy = Matrix::new(&dy[at.start..], [sizes.outputs, at.len()], [pixels, 1]);
                     let seen_here = of_rows(sizes, x, rows, &mut copied);
                     let out = Output::rows(&mut sum, [sizes.outputs, seen]).adding();
-                    product_into(dy, seen_here.transposed(), out);
+                    product_into(dy, seen_here.transposed(), None, out);
                 }
             }
             sum
@@ -320,22 +330,23 @@ struct State {
 pub(super) fn record<C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<Flex>>,
     weight: FloatTensor<Autodiff<Flex>>,
+    bias: FloatTensor<Autodiff<Flex>>,
     window: Window,
 ) -> FloatTensor<Autodiff<Flex>> {
-    let nodes = [x.node(), weight.node()];
-    let [x, weight] = [x, weight].map(|x| x.into_primitive());
-    let y = forward(x.clone(), weight.clone(), window);
+    let nodes = [x.node(), weight.node(), bias.node()];
+    let [x, weight, bias] = [x, weight, bias].map(|x| x.into_primitive());
+    let y = forward(x.clone(), weight.clone(), bias, window);
     match Convolution.prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::UnTracked(prep) => prep.finish(y),
         OpsKind::Tracked(prep) => prep.finish(State { x, weight, window }, y),
     }
 }
 
-impl Backward<Flex, 2> for Convolution {
+impl Backward<Flex, 3> for Convolution {
     type State = State;
 
-    fn backward(self, ops: Ops<State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let [node_x, node_weight] = ops.parents;
+    fn backward(self, ops: Ops<State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [node_x, node_weight, node_bias] = ops.parents;
         let State { x, weight, window } = ops.state;
         let dy = Contiguous::new(grads.consume::<Flex>(&ops.node));
         let [x, weight] = [x, weight].map(Contiguous::new);
@@ -355,6 +366,26 @@ impl Backward<Flex, 2> for Convolution {
                 weight_gradient(&sizes, dy.values(), x.values())
             };
             grads.register::<Flex>(node.id, output(dw, weight.dims()));
+        }
+        if let Some(node) = node_bias.filter(|_| window.bias) {
+            let sums = (0..sizes.outputs).into_par_iter().map(|channel| {
+                let planes = dy.values().chunks_exact(sizes.pixels().max(1));
+                let planes = planes.skip(channel).step_by(sizes.outputs);
+                let mut sum = 0.0f64;
+                planes.for_each(|plane| add_up(plane, &mut sum));
+                sum as f32
+            });
+            let sums = output(sums.collect(), vec![sizes.outputs]);
+            grads.register::<Flex>(node.id, sums);
+        }
+    }
+}
+
+simd::multiversion! {
+    /// Adds the sum of a slice, in pieces of single precision.
+    fn add_up(x: &[f32], sum: &mut f64) {
+        for x in x.chunks(512) {
+            *sum += f64::from(simd::sum(x, |x| x));
         }
     }
 }

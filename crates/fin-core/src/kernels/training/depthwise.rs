@@ -109,7 +109,7 @@ impl Phases {
 /// Planes of a channel to a task, so that one is worth its while.
 const LEAST: usize = 4096;
 
-pub(super) fn forward(sizes: &Sizes, x: &[f32], weight: &[f32]) -> Vec<f32> {
+pub(super) fn forward(sizes: &Sizes, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     let phases = Phases::new(sizes);
     let mut y = vec![0.0f32; sizes.batch * sizes.outputs * sizes.pixels()];
     y.par_chunks_mut(sizes.pixels())
@@ -136,6 +136,9 @@ pub(super) fn forward(sizes: &Sizes, x: &[f32], weight: &[f32]) -> Vec<f32> {
                     .zip(run.chunks(phases.columns))
                 {
                     y.copy_from_slice(&run[..y.len()]);
+                    if let Some(bias) = bias {
+                        y.iter_mut().for_each(|y| *y += bias[channel]);
+                    }
                 }
             },
         );

@@ -88,6 +88,7 @@ pub(super) trait TrainingKernels: Backend {
     fn fin_training_conv2d(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
         window: Window,
     ) -> FloatTensor<Self>;
 }
@@ -143,8 +144,13 @@ impl TrainingKernels for Flex {
         batch_norm::forward(x, weight, bias, &statistics, activation)
     }
 
-    fn fin_training_conv2d(x: FlexTensor, weight: FlexTensor, window: Window) -> FlexTensor {
-        conv::forward(x, weight, window)
+    fn fin_training_conv2d(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        window: Window,
+    ) -> FlexTensor {
+        conv::forward(x, weight, bias, window)
     }
 }
 
@@ -206,9 +212,10 @@ impl<C: CheckpointStrategy> TrainingKernels for Autodiff<Flex, C> {
     fn fin_training_conv2d(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
         window: Window,
     ) -> FloatTensor<Self> {
-        conv::record::<C>(x, weight, window)
+        conv::record::<C>(x, weight, bias, window)
     }
 }
 
@@ -292,10 +299,17 @@ pub(super) fn dropout<const D: usize>(x: Tensor<D>, layer: &Dropout) -> Tensor<D
     }
 }
 
-pub(super) fn conv2d(x: Tensor<4>, weight: Tensor<4>, window: Window) -> Tensor<4> {
+pub(super) fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    window: Window,
+) -> Tensor<4> {
+    let weight = weight.into_dispatch();
     Tensor::from_dispatch(<Dispatch as TrainingKernels>::fin_training_conv2d(
         x.into_dispatch(),
-        weight.into_dispatch(),
+        weight.clone(),
+        bias.map_or(weight, Tensor::into_dispatch),
         window,
     ))
 }

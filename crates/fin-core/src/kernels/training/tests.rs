@@ -388,13 +388,21 @@ fn conv2d() {
                     groups,
                 ))
             };
-            let (fast, fast_grads) = run(kernels::conv2d);
-            let (slow, slow_grads) = run(portable::conv2d);
-            close(&what, &fast, &slow, 1e-6);
+            let (fast_values, fast_grads) = run(kernels::conv2d);
+            let (slow_values, slow_grads) = run(portable::conv2d);
+            close(&what, &fast_values, &slow_values, 1e-6);
             let (fast, slow) = (gradient(&x, &fast_grads), gradient(&x, &slow_grads));
             close(&format!("{what}: x"), &fast, &slow, 2e-6);
             let (fast, slow) = (gradient(&w, &fast_grads), gradient(&w, &slow_grads));
             close(&format!("{what}: weight"), &fast, &slow, 3e-6);
+            if bias.is_some() {
+                // Sums of factors that nearly cancel: beside what was summed.
+                let (fast, slow) = (gradient(&b, &fast_grads), gradient(&b, &slow_grads));
+                let terms = fast_values.len() as f32 / outputs as f32;
+                for (fast, slow) in fast.iter().zip(&slow) {
+                    assert!((fast - slow).abs() < 1e-6 * terms, "{what}: bias");
+                }
+            }
         }
     }
 }
