@@ -286,10 +286,11 @@ fn gelu_slope(x: f32) -> f32 {
 #[inline(always)]
 fn gelu_tanh_slope(x: f32) -> f32 {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    // `(1 + tanh u) / 2`, without the difference of nearly equal numbers.
-    let s = 1.0 / (1.0 + exp(-2.0 * SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)));
+    // `(1 + tanh u) / 2` and what is left to one, without differences of nearly equal numbers.
+    let e = exp(-2.0 * SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x));
+    let s = 1.0 / (1.0 + e);
     let inner = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x);
-    s + 2.0 * x * s * (1.0 - s) * inner
+    s + 2.0 * x * s * (e * s) * inner
 }
 
 /// The derivative of `x·σ(scale·x)`.
