@@ -1,13 +1,16 @@
 //! The training loop.
 
+mod gradients;
+mod plan;
+
 use std::fmt;
 use std::hash::Hash;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor};
+use burn::optim::GradientsAccumulator;
+use burn::tensor::Device;
 use fin_core::{Embedder, EmbeddingNetwork, Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +23,8 @@ use crate::loss::{Loss, LossShape};
 use crate::optim::{AdamW, Optimizer, OptimizerConfig, groups};
 use crate::registry::Options;
 use crate::sampler::{Examples, Sampler, sampler_from_name};
+use gradients::{Batch, Items};
+use plan::Plan;
 
 /// What a run did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -254,7 +259,13 @@ impl<E: Embedder> Trainer<E> {
             columns: &indices,
             targets: dataset.targets(),
         };
-        let plan = Plan::new(&self.config, self.sampler.as_ref(), &examples)?;
+        let draw = |epoch| {
+            let (size, seed) = (self.config.batch_size, self.config.seed);
+            self.sampler.epoch(&examples, size, seed, epoch)
+        };
+        let plan = Plan::new(&self.config, self.sampler.name(), |epoch| {
+            draw(epoch).map(|batches| batches.len())
+        })?;
         let schedule = self.config.schedule()?;
 
         let mut state = TrainState::new(
@@ -319,6 +330,12 @@ impl<E: Embedder> Trainer<E> {
 
         let encoded = embedder.preprocess_training(&items, &plain)?;
         drop(items);
+        let items = Items {
+            embedder: &embedder,
+            encoded: &encoded,
+            device: &plain,
+            mini_batch_size: self.mini_batch_size,
+        };
         let truncated = encoded
             .iter()
             .filter(|item| embedder.is_truncated(item))
@@ -355,74 +372,45 @@ impl<E: Embedder> Trainer<E> {
         call!(on_train_begin);
         for epoch in progress.epoch.saturating_sub(1)..self.config.epochs {
             let first = plan.starts[epoch];
-            if stop || state.step >= plan.total || first >= plan.total {
+            if stop || state.step >= plan.total || first.step >= plan.total {
                 break;
             }
             progress.epoch = epoch + 1;
-            let batches =
-                self.sampler
-                    .epoch(&examples, self.config.batch_size, self.config.seed, epoch)?;
-            let ended = plan.starts[epoch] + batches.len();
-            for batch in batches.into_iter().skip(state.step - first) {
+            let batches = draw(epoch)?;
+            let groups = batches.chunks(self.config.gradient_accumulation_steps);
+            let ended = first.step + groups.len();
+            for (number, group) in groups.enumerate().skip(state.step - first.step) {
                 let start = Instant::now();
                 let step = state.step;
-                let step_seed = mix(self.config.seed, step as u64);
-                let autodiff = plain.clone().autodiff();
-                let embed = |network: &E::Network, part: &Part<'_>| {
-                    let seed = part.number.map_or(step_seed, |part| mix(step_seed, part));
-                    plain.seed(seed);
-                    part.items
-                        .iter()
-                        .enumerate()
-                        .map(|(column, items)| {
-                            let items: Vec<_> = items.iter().map(|&item| &encoded[item]).collect();
-                            let seed = mix(seed, column as u64);
-                            let batch = embedder.collate_training(&items, seed, &autodiff)?;
-                            Ok(network.embed(&batch))
-                        })
-                        .collect::<Result<Vec<Tensor<2>>>>()
-                };
-                let items: Vec<Vec<usize>> = indices
-                    .iter()
-                    .map(|column| batch.iter().map(|&example| column[example]).collect())
-                    .collect();
-                let parts = Part::cut(&items, self.mini_batch_size);
-                let embeddings: Vec<Tensor<2>> = match &parts {
-                    None => embed(&network, &Part::whole(&items))?,
-                    Some(parts) => {
-                        // Nothing is recorded: a graph that no one goes back through would stay in
-                        // memory until the loss's own is done with.
-                        let untracked = network.clone().no_grad();
-                        let mut columns: Vec<Vec<Tensor<2>>> = vec![Vec::new(); columns];
-                        for part in parts {
-                            let found = embed(&untracked, part)?;
-                            columns
-                                .iter_mut()
-                                .zip(found)
-                                .for_each(|(column, part)| column.push(part.inner()));
-                        }
-                        columns
-                            .into_iter()
-                            .map(|column| Tensor::from_inner(Tensor::cat(column, 0)).require_grad())
-                            .collect()
+                let before = first.batch + number * self.config.gradient_accumulation_steps;
+                let mut sum = GradientsAccumulator::new();
+                let mut sum_of_loss = GradientsAccumulator::new();
+                let (mut value, mut rows) = (0.0, 0);
+                for (batch, number) in group.iter().zip(before..) {
+                    let column = |column: &Vec<usize>| {
+                        batch.iter().map(|&example| column[example]).collect()
+                    };
+                    let made = Batch {
+                        columns: indices.iter().map(column).collect(),
+                        targets: dataset.targets().select(batch),
+                        seed: mix(self.config.seed, number as u64),
+                        step,
+                        batches: group.len(),
+                    };
+                    let found = items.gradients(&network, self.loss.as_ref(), &made)?;
+                    value += found.loss;
+                    rows += batch.len() * columns;
+                    sum.accumulate(&network, found.network);
+                    if let (Some(gradients), Some((_, parameters))) =
+                        (found.parameters, self.loss.parameters())
+                    {
+                        sum_of_loss.accumulate(&parameters, gradients);
                     }
-                };
-                let loss = self
-                    .loss
-                    .forward(&embeddings, &dataset.targets().select(&batch))?;
-                let value = loss.clone().try_into_scalar::<f32>().map_err(|e| {
-                    Error::argument(
-                        "device",
-                        format!("step {}: the loss cannot be read: {e}", step + 1),
-                    )
-                })?;
-                if !value.is_finite() {
-                    return Err(diverged("loss", step, f64::from(value)));
                 }
-                let mut gradients = loss.backward();
+                let value = value / group.len() as f32;
                 let factor = schedule.factor(step, plan.total);
                 if let Some((_, parameters)) = self.loss.parameters() {
-                    let gradients = GradientsParams::from_module(&mut gradients, &parameters);
+                    let gradients = sum_of_loss.grads();
                     let rate = self.loss_optimizer.learning_rate * factor;
                     let (updated, norm) = loss_optimizer.step(parameters, gradients, rate)?;
                     self.loss.set_parameters(match self.loss.bounds() {
@@ -433,34 +421,8 @@ impl<E: Embedder> Trainer<E> {
                         return Err(diverged("norm of the loss's gradients", step, norm));
                     }
                 }
-                let gradients = match &parts {
-                    None => GradientsParams::from_grads(gradients, &network),
-                    Some(parts) => {
-                        let outer: Vec<Option<Tensor<2>>> = embeddings
-                            .iter()
-                            .map(|column| column.grad(&gradients))
-                            .collect();
-                        let mut sum = GradientsAccumulator::new();
-                        for part in parts {
-                            let found = embed(&network, part)?;
-                            let terms = found.into_iter().zip(&outer);
-                            let terms = terms.filter_map(|(found, outer)| {
-                                let rows = found.dims()[0];
-                                let outer = outer.clone()?.narrow(0, part.first, rows);
-                                Some((found * Tensor::from_inner(outer)).sum())
-                            });
-                            let Some(surrogate) = terms.reduce(|a, b| a + b) else {
-                                continue;
-                            };
-                            let gradients = surrogate.backward();
-                            let gradients = GradientsParams::from_grads(gradients, &network);
-                            sum.accumulate(&network, gradients);
-                        }
-                        sum.grads()
-                    }
-                };
                 let learning_rate = self.config.learning_rate * factor;
-                let (updated, norm) = optimizer.step(network, gradients, learning_rate)?;
+                let (updated, norm) = optimizer.step(network, sum.grads(), learning_rate)?;
                 network = updated;
                 if !norm.is_finite() {
                     return Err(diverged("norm of the gradients", step, norm));
@@ -472,7 +434,7 @@ impl<E: Embedder> Trainer<E> {
                     loss: value,
                     learning_rate,
                     grad_norm: norm,
-                    items: progress.items + batch.len() * columns,
+                    items: progress.items + rows,
                     seconds: progress.seconds + start.elapsed().as_secs_f64(),
                     ..progress
                 };
@@ -533,79 +495,6 @@ fn with_scale<N: EmbeddingNetwork>(network: N, loss: &dyn Loss) -> N {
     match (network.logit_scale(), loss.logit_scale()) {
         (Some(_), Some(scale)) => network.with_logit_scale(scale),
         _ => network,
-    }
-}
-
-/// Items of a batch that are embedded together.
-struct Part<'a> {
-    /// Number that its dropout depends on; `None` for a whole batch.
-    number: Option<u64>,
-    /// Row of the batch at which it begins.
-    first: usize,
-    /// Items of each column.
-    items: Vec<&'a [usize]>,
-}
-
-impl<'a> Part<'a> {
-    /// All items of the columns of a batch.
-    fn whole(columns: &'a [Vec<usize>]) -> Self {
-        Self {
-            number: None,
-            first: 0,
-            items: columns.iter().map(Vec::as_slice).collect(),
-        }
-    }
-
-    /// Parts of `size` rows, where that is fewer than there are.
-    fn cut(columns: &'a [Vec<usize>], size: Option<usize>) -> Option<Vec<Self>> {
-        let rows = columns.first().map_or(0, Vec::len);
-        let size = size.filter(|&size| size < rows)?;
-        let parts = (0..rows).step_by(size).enumerate();
-        let part = |(number, first): (usize, usize)| Self {
-            number: Some(number as u64),
-            first,
-            items: columns
-                .iter()
-                .map(|column| &column[first..(first + size).min(rows)])
-                .collect(),
-        };
-        Some(parts.map(part).collect())
-    }
-}
-
-/// The steps of a run.
-struct Plan {
-    /// First step of every epoch.
-    starts: Vec<usize>,
-    /// Steps in all.
-    total: usize,
-}
-
-impl Plan {
-    fn new(config: &TrainConfig, sampler: &dyn Sampler, examples: &Examples<'_>) -> Result<Self> {
-        let (mut starts, mut total) = (Vec::with_capacity(config.epochs), 0);
-        for epoch in 0..config.epochs {
-            starts.push(total);
-            // Epochs that `max_steps` cuts off need not be drawn to be known to be empty.
-            if config.max_steps.is_none_or(|max| total < max) {
-                total += sampler
-                    .epoch(examples, config.batch_size, config.seed, epoch)?
-                    .len();
-            }
-        }
-        let total = config.max_steps.map_or(total, |max| total.min(max));
-        if total == 0 {
-            return Err(Error::argument(
-                "dataset",
-                format!("`{}` makes no batches of it", sampler.name()),
-            ));
-        }
-        Ok(Self { starts, total })
-    }
-
-    /// The epoch, counted from 1, that the step after `step` steps is in.
-    fn epoch_of(&self, step: usize) -> usize {
-        self.starts.partition_point(|&start| start <= step).max(1)
     }
 }
 

@@ -235,9 +235,14 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub epochs: Option<usize>,
 
-    /// Rows a step [default: 16]
+    /// Rows a batch [default: 16]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub batch_size: Option<usize>,
+
+    /// Batches a step: weights follow the mean of their gradients. Steps are counted, not batches
+    /// [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub gradient_accumulation: Option<usize>,
 
     /// Rows that the network sees at a time, for batches that memory has no room for: the loss is over
     /// the whole batch, and every item is embedded twice
@@ -428,6 +433,9 @@ impl Settings {
         let config = TrainConfig {
             epochs: self.epochs.unwrap_or(default.epochs),
             batch_size: self.batch_size.unwrap_or(default.batch_size),
+            gradient_accumulation_steps: self
+                .gradient_accumulation
+                .unwrap_or(default.gradient_accumulation_steps),
             learning_rate: self.learning_rate.unwrap_or(default.learning_rate),
             schedule: self.schedule.clone().unwrap_or(default.schedule),
             schedule_options: options("schedule_option", self.schedule_option.as_ref())?,
@@ -588,6 +596,10 @@ mod tests {
         for (flag, value) in [
             ("--epochs", default.epochs.to_string()),
             ("--batch-size", default.batch_size.to_string()),
+            (
+                "--gradient-accumulation",
+                default.gradient_accumulation_steps.to_string(),
+            ),
             ("--learning-rate", format!("{:e}", default.learning_rate)),
             ("--schedule", default.schedule),
             ("--warmup", default.warmup.to_string()),
