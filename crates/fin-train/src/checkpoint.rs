@@ -28,6 +28,7 @@ use crate::lora::LoraConfig;
 use crate::loss::LossParameters;
 use crate::optim::Optimizer;
 use crate::registry::Options;
+use crate::sampler::MultiDatasetSampler;
 use crate::trainer::LossOptimizer;
 
 const MODEL: &str = "model.safetensors";
@@ -74,7 +75,10 @@ pub struct TrainState {
     pub lora: Option<LoraConfig>,
     /// Sampler.
     pub sampler: Named,
-    /// [`crate::dataset::Dataset::fingerprint`] in hexadecimal.
+    /// Whose turn it is of several data sets; none where there is one.
+    #[serde(default)]
+    pub multi_dataset_sampler: Option<MultiDatasetSampler>,
+    /// [`crate::dataset::Dataset::fingerprint`] in hexadecimal; of several data sets a digest of all.
     pub dataset: String,
     /// Optimiser steps of the whole run.
     pub total_steps: usize,
@@ -97,6 +101,7 @@ impl TrainState {
             mini_batch_size: None,
             lora: None,
             sampler,
+            multi_dataset_sampler: None,
             dataset: format!("{dataset:016x}"),
             total_steps,
         }

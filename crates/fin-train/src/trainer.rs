@@ -17,12 +17,12 @@ use serde::{Deserialize, Serialize};
 use crate::callback::{Callback, Context, MetricRecord, Progress};
 use crate::checkpoint::{self, Named, TrainState, Trained};
 use crate::config::TrainConfig;
-use crate::dataset::Dataset;
+use crate::dataset::{self, Dataset};
 use crate::lora::LoraConfig;
 use crate::loss::{Loss, LossShape};
 use crate::optim::{AdamW, Optimizer, OptimizerConfig, groups};
 use crate::registry::Options;
-use crate::sampler::{Examples, Sampler, sampler_from_name};
+use crate::sampler::{Examples, MultiDatasetSampler, Sampler, about_set, sampler_from_name};
 use gradients::{Batch, Items};
 use plan::Plan;
 
@@ -118,6 +118,7 @@ pub struct Trainer<E: Embedder> {
     mini_batch_size: Option<usize>,
     lora: Option<(LoraConfig, Option<Adapters>)>,
     sampler: Box<dyn Sampler>,
+    multi_dataset_sampler: MultiDatasetSampler,
     callbacks: Vec<Box<dyn Callback<E>>>,
     checkpoints: Option<PathBuf>,
     resume: Option<PathBuf>,
@@ -148,6 +149,7 @@ impl<E: Embedder> Trainer<E> {
             mini_batch_size: None,
             lora: None,
             sampler,
+            multi_dataset_sampler: MultiDatasetSampler::default(),
             callbacks: Vec::new(),
             checkpoints: None,
             resume: None,
@@ -157,6 +159,12 @@ impl<E: Embedder> Trainer<E> {
     /// With another sampler.
     pub fn with_sampler(mut self, sampler: Box<dyn Sampler>) -> Self {
         self.sampler = sampler;
+        self
+    }
+
+    /// With another order of turns for [`Trainer::fit_all`].
+    pub fn with_multi_dataset_sampler(mut self, sampler: MultiDatasetSampler) -> Self {
+        self.multi_dataset_sampler = sampler;
         self
     }
 
@@ -232,7 +240,7 @@ impl<E: Embedder> Trainer<E> {
     /// writing checkpoints, and [`Error::Config`] where a checkpoint to resume from was made with
     /// other settings or data.
     pub fn fit(
-        mut self,
+        self,
         embedder: E,
         dataset: &Dataset<E::Item>,
         device: &Device,
@@ -240,11 +248,36 @@ impl<E: Embedder> Trainer<E> {
     where
         E::Item: Hash + Eq,
     {
+        self.fit_all(embedder, std::slice::from_ref(dataset), device)
+    }
+
+    /// [`Trainer::fit`] on several data sets with one loss. Every batch is of one set; whose turn it
+    /// is says [`Trainer::with_multi_dataset_sampler`]. Sets may differ in their number of columns
+    /// where the loss takes either; labels of one name are one class in all sets.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::fit`], with the number of the set, counted from 1; [`Error::Argument`]
+    /// where there is no set.
+    pub fn fit_all(
+        mut self,
+        embedder: E,
+        datasets: &[Dataset<E::Item>],
+        device: &Device,
+    ) -> Result<(E, TrainSummary)>
+    where
+        E::Item: Hash + Eq,
+    {
         let plain = device.clone().without_autodiff();
-        let columns = dataset.columns().len();
-        self.loss
-            .accepts()
-            .check(self.loss.name(), columns, dataset.targets().kind())?;
+        if datasets.is_empty() {
+            return Err(Error::argument("dataset", "none is given; one is needed"));
+        }
+        for (number, dataset) in datasets.iter().enumerate() {
+            let (columns, targets) = (dataset.columns().len(), dataset.targets().kind());
+            self.loss
+                .accepts()
+                .check(self.loss.name(), columns, targets)
+                .map_err(|error| about_set(number, datasets.len(), error))?;
+        }
         if self.config.checkpoint_every_steps.is_some() && self.checkpoints.is_none() {
             return Err(Error::argument(
                 "checkpoint_every_steps",
@@ -254,14 +287,18 @@ impl<E: Embedder> Trainer<E> {
         if let (Some(directory), None) = (&self.checkpoints, &self.resume) {
             checkpoint::check_unused(directory)?;
         }
-        let (items, indices) = dataset.distinct();
-        let examples = Examples {
-            columns: &indices,
-            targets: dataset.targets(),
-        };
+        let (items, indices) = dataset::distinct(datasets);
+        let targets = dataset::with_shared_classes(datasets);
+        let examples: Vec<Examples<'_>> = indices
+            .iter()
+            .zip(&targets)
+            .map(|(columns, targets)| Examples { columns, targets })
+            .collect();
         let draw = |epoch| {
             let (size, seed) = (self.config.batch_size, self.config.seed);
-            self.sampler.epoch(&examples, size, seed, epoch)
+            let sampler = self.sampler.as_ref();
+            self.multi_dataset_sampler
+                .epoch(sampler, &examples, size, seed, epoch)
         };
         let plan = Plan::new(&self.config, self.sampler.name(), |epoch| {
             draw(epoch).map(|batches| batches.len())
@@ -278,11 +315,11 @@ impl<E: Embedder> Trainer<E> {
                 name: self.sampler.name().into(),
                 options: self.sampler.options(),
             },
-            dataset.fingerprint(),
+            dataset::fingerprint(datasets),
             plan.total,
         );
         self.loss.prepare(&LossShape {
-            classes: dataset.targets().classes(),
+            classes: targets[0].classes(),
             dim: embedder.network().output_dim(),
             logit_scale: embedder.network().logit_scale(),
             seed: self.config.seed,
@@ -290,6 +327,7 @@ impl<E: Embedder> Trainer<E> {
         })?;
         let mut loss_optimizer = self.loss_optimizer.optimizer();
         state.mini_batch_size = self.mini_batch_size;
+        state.multi_dataset_sampler = (datasets.len() > 1).then_some(self.multi_dataset_sampler);
         if self.loss.has_parameters() {
             state.loss_optimizer = Some(self.loss_optimizer.clone());
         }
@@ -387,19 +425,21 @@ impl<E: Embedder> Trainer<E> {
                 let mut sum_of_loss = GradientsAccumulator::new();
                 let (mut value, mut rows) = (0.0, 0);
                 for (batch, number) in group.iter().zip(before..) {
+                    let set = &examples[batch.dataset];
                     let column = |column: &Vec<usize>| {
-                        batch.iter().map(|&example| column[example]).collect()
+                        let examples = batch.examples.iter();
+                        examples.map(|&example| column[example]).collect()
                     };
                     let made = Batch {
-                        columns: indices.iter().map(column).collect(),
-                        targets: dataset.targets().select(batch),
+                        columns: set.columns.iter().map(column).collect(),
+                        targets: set.targets.select(&batch.examples),
                         seed: mix(self.config.seed, number as u64),
                         step,
                         batches: group.len(),
                     };
                     let found = items.gradients(&network, self.loss.as_ref(), &made)?;
                     value += found.loss;
-                    rows += batch.len() * columns;
+                    rows += batch.examples.len() * set.columns.len();
                     sum.accumulate(&network, found.network);
                     if let (Some(gradients), Some((_, parameters))) =
                         (found.parameters, self.loss.parameters())

@@ -1,5 +1,6 @@
 //! The gradients of a batch, with gradient caching where that is asked for.
 
+use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
 use fin_core::{Embedder, EmbeddingNetwork, Error, Result};
