@@ -358,6 +358,12 @@ impl<E: Embedder> Trainer<E> {
                     self.loss.set_parameters(parameters);
                     loss_optimizer = restored;
                 }
+                if let Some(memory) = self.loss.memory() {
+                    let dim = embedder.network().output_dim();
+                    let classes = targets[0].classes();
+                    let memory = checkpoint::load_memory(directory, memory, dim, classes)?;
+                    self.loss.set_memory(memory);
+                }
                 checkpoint::load(directory, &embedder, network, optimizer, &plain)?
             }
         };
@@ -438,6 +444,7 @@ impl<E: Embedder> Trainer<E> {
                         batches: group.len(),
                     };
                     let found = items.gradients(&network, self.loss.as_ref(), &made)?;
+                    self.loss.observe(&found.embeddings, &made.targets)?;
                     value += found.loss;
                     rows += batch.examples.len() * set.columns.len();
                     sum.accumulate(&network, found.network);
@@ -496,6 +503,7 @@ impl<E: Embedder> Trainer<E> {
                         optimizer: &optimizer,
                         loss: self.loss.parameters(),
                         loss_optimizer: &loss_optimizer,
+                        memory: self.loss.memory(),
                     };
                     written = Some(checkpoint::save(
                         directory, &embedder, trained, &state, keep,

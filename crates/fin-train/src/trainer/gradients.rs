@@ -37,6 +37,8 @@ pub(super) struct Batch {
 pub(super) struct BatchGradients {
     /// The loss, undivided.
     pub loss: f32,
+    /// The embeddings of the columns, detached.
+    pub embeddings: Vec<Tensor<2>>,
     pub network: GradientsParams,
     /// Those of the parameters of the loss, if it has any.
     pub parameters: Option<GradientsParams>,
@@ -114,6 +116,7 @@ impl<E: Embedder> Items<'_, E> {
         };
         Ok(BatchGradients {
             loss: number,
+            embeddings: embeddings.into_iter().map(Tensor::detach).collect(),
             network,
             parameters,
         })

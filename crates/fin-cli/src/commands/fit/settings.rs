@@ -216,8 +216,8 @@ pub struct Settings {
     #[arg(long, value_name = "NAME", help_heading = "Training")]
     pub loss: Option<String>,
 
-    /// Option of the loss, as in scale=20, margin=0.1 or learn_temperature=true; can be given several
-    /// times
+    /// Option of the loss, as in scale=20, margin=0.1 or learn_temperature=true; memory=1024 compares
+    /// labelled items with those of earlier batches too; can be given several times
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Training")]
     pub loss_option: Option<Vec<String>>,
 
