@@ -490,3 +490,61 @@ fn adapters_are_trained_and_written_apart() {
     assert_eq!(run(command.args(["--lora-alpha", "2"])).code, Some(2));
     assert_eq!(names(&scratch.path("out")), ["adapters", "tuned"]);
 }
+
+/// Two sets of pairs, the second with hard negatives, whose batches take turns; a step is of two
+/// batches.
+#[test]
+fn several_sets_of_training_data_take_turns() {
+    let scratch = Scratch::new();
+    let pairs = scratch.write("pairs.csv", PAIRS);
+    let more = "anchor,positive,negative\nis it late,the clock says so,the boat sails\n\
+                who waits,a sailor at the pier,gulls\n";
+    let more = scratch.write("more.csv", more);
+    for (how, steps) in [("round_robin", 2), ("proportional", 4)] {
+        let output = scratch.out(how);
+        let mut command = fit(&pairs, "multiple_negatives_ranking", &output);
+        command.arg("--train").arg(&more);
+        command.args(["--multi-dataset-sampler", how, "--sampler", "random"]);
+        command.args([
+            "--batch-size",
+            "2",
+            "--gradient-accumulation",
+            "2",
+            "--epochs",
+            "2",
+        ]);
+        let result = run(&mut command).ok();
+        assert!(
+            result.stderr.contains("2 examples of") && result.stderr.contains("more.csv"),
+            "{}",
+            result.stderr
+        );
+        let result = result.json();
+        assert_eq!(
+            (&result["examples"], &result["steps"]),
+            (&8.into(), &steps.into()),
+            "{how}"
+        );
+        assert_eq!(result["train"].as_array().unwrap().len(), 2);
+        assert!(output.join("config.json").exists());
+    }
+
+    let single = |more: &[&str]| {
+        let mut command = fit(&pairs, "multiple_negatives_ranking", &scratch.out("none"));
+        run(command.args(more))
+    };
+    single(&["--multi-dataset-sampler", "round_robin"])
+        .fails_with(&["multi_dataset_sampler", "--train"]);
+    let unknown = single(&["--multi-dataset-sampler", "size"]);
+    assert_eq!(unknown.code, Some(2), "{}", unknown.stderr);
+    assert!(
+        unknown.stderr.contains("round_robin, proportional"),
+        "{}",
+        unknown.stderr
+    );
+    single(&["--gradient-accumulation", "0"]).fails_with(&["gradient_accumulation", "1 or more"]);
+    let labelled = scratch.write("labelled.csv", "text,label\na boat,sea\na dog,home\n");
+    let mut command = fit(&labelled, "arc_face", &scratch.out("none"));
+    run(command.args(["--loss-option", "memory=8"])).fails_with(&["memory", "arc_face"]);
+    assert!(!scratch.out("none").exists());
+}

@@ -8,6 +8,7 @@
 //! | `optimizer.safetensors` | state of the [`Optimizer`], by parameter path |
 //! | `loss.safetensors` | parameters of the loss, if it has any |
 //! | `loss_optimizer.safetensors` | their [`Optimizer`] |
+//! | `memory.safetensors` | embeddings of earlier batches, if the loss has a [`Memory`] |
 //! | `state.json` | [`TrainState`] |
 //!
 //! A run resumed from it ends with the weights that it would have had unbroken, bit for bit on a
@@ -25,15 +26,17 @@ use serde_json::Value;
 
 use crate::config::TrainConfig;
 use crate::lora::LoraConfig;
-use crate::loss::LossParameters;
+use crate::loss::{LossParameters, Memory};
 use crate::optim::Optimizer;
 use crate::registry::Options;
+use crate::sampler::MultiDatasetSampler;
 use crate::trainer::LossOptimizer;
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const LOSS: &str = "loss.safetensors";
 const LOSS_OPTIMIZER: &str = "loss_optimizer.safetensors";
+const MEMORY: &str = "memory.safetensors";
 const STATE: &str = "state.json";
 /// Version of the layout.
 const FORMAT: u32 = 1;
@@ -74,7 +77,10 @@ pub struct TrainState {
     pub lora: Option<LoraConfig>,
     /// Sampler.
     pub sampler: Named,
-    /// [`crate::dataset::Dataset::fingerprint`] in hexadecimal.
+    /// Whose turn it is of several data sets; none where there is one.
+    #[serde(default)]
+    pub multi_dataset_sampler: Option<MultiDatasetSampler>,
+    /// [`crate::dataset::Dataset::fingerprint`] in hexadecimal; of several data sets a digest of all.
     pub dataset: String,
     /// Optimiser steps of the whole run.
     pub total_steps: usize,
@@ -97,6 +103,7 @@ impl TrainState {
             mini_batch_size: None,
             lora: None,
             sampler,
+            multi_dataset_sampler: None,
             dataset: format!("{dataset:016x}"),
             total_steps,
         }
@@ -190,6 +197,7 @@ pub(crate) struct Trained<'a, N> {
     /// Name and values of the loss's parameters.
     pub loss: Option<(&'static str, LossParameters)>,
     pub loss_optimizer: &'a Optimizer,
+    pub memory: Option<&'a Memory>,
 }
 
 /// Writes a checkpoint into `parent` and deletes all but the newest `keep`. Returns its directory.
@@ -209,6 +217,9 @@ pub(crate) fn save<E: Embedder>(
         trained
             .loss_optimizer
             .save(new.path().join(LOSS_OPTIMIZER))?;
+    }
+    if let Some(memory) = trained.memory {
+        memory.save(&new.path().join(MEMORY))?;
     }
     let text = serde_json::to_string_pretty(state)
         .map_err(|e| Error::invalid(&directory, format!("the state cannot be written: {e}")))?;
@@ -267,6 +278,16 @@ pub(crate) fn load_loss(
     let path = directory.join(LOSS_OPTIMIZER);
     let optimizer = optimizer.load(path, &parameters, device)?;
     Ok((parameters, optimizer))
+}
+
+/// The memory of a loss in a checkpoint; `memory` is the one that it began with.
+pub(crate) fn load_memory(
+    directory: &Path,
+    memory: &Memory,
+    dim: usize,
+    classes: usize,
+) -> Result<Memory> {
+    memory.load(&directory.join(MEMORY), dim, classes)
 }
 
 /// The newest checkpoint in a directory of checkpoints, if there are any.

@@ -22,8 +22,12 @@ use crate::schedule::{Schedule, schedule_from_name};
 pub struct TrainConfig {
     /// Passes over the data. Default: 1.
     pub epochs: usize,
-    /// Examples a step. Default: 16.
+    /// Examples a batch. Default: 16.
     pub batch_size: usize,
+    /// Batches a step: the gradients are those of the mean of their losses, as in transformers'
+    /// `Trainer`. What is left of an epoch in the end is a step too, whose mean is over the batches
+    /// that there are. Default: 1.
+    pub gradient_accumulation_steps: usize,
     /// Largest learning rate of the schedule. Default: 2e-5.
     pub learning_rate: f64,
     /// Schedule of the learning rate, by name. Default: `linear`.
@@ -61,6 +65,7 @@ impl Default for TrainConfig {
         Self {
             epochs: 1,
             batch_size: 16,
+            gradient_accumulation_steps: 1,
             learning_rate: 2e-5,
             schedule: "linear".into(),
             schedule_options: Options::new(),
@@ -91,6 +96,10 @@ impl TrainConfig {
         for (field, value) in [
             ("epochs", Some(self.epochs)),
             ("batch_size", Some(self.batch_size)),
+            (
+                "gradient_accumulation_steps",
+                Some(self.gradient_accumulation_steps),
+            ),
             ("max_steps", self.max_steps),
             ("checkpoint_every_steps", self.checkpoint_every_steps),
             ("keep_checkpoints", Some(self.keep_checkpoints)),
@@ -175,6 +184,7 @@ mod tests {
         for (field, value) in [
             ("epochs", json!(0)),
             ("batch_size", json!(0)),
+            ("gradient_accumulation_steps", json!(0)),
             ("learning_rate", json!(0.0)),
             ("learning_rate", json!(-1e-5)),
             ("weight_decay", json!(-0.1)),

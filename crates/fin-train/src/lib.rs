@@ -25,7 +25,7 @@ pub use metrics::Metrics;
 pub use miner::{miner_from_name, miner_names};
 pub use optim::{optimizer_from_name, optimizer_names};
 pub use registry::Options;
-pub use sampler::{sampler_from_name, sampler_names};
+pub use sampler::{MultiDatasetSampler, sampler_from_name, sampler_names};
 pub use schedule::{schedule_from_name, schedule_names};
 pub use trainer::{Adapters, LossOptimizer, TrainSummary, Trainer};
 pub use wise_ft::wise_ft;

@@ -1,25 +1,30 @@
 //! The training loop.
 
+mod gradients;
+mod plan;
+
 use std::fmt;
 use std::hash::Hash;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor};
+use burn::optim::GradientsAccumulator;
+use burn::tensor::Device;
 use fin_core::{Embedder, EmbeddingNetwork, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::callback::{Callback, Context, MetricRecord, Progress};
 use crate::checkpoint::{self, Named, TrainState, Trained};
 use crate::config::TrainConfig;
-use crate::dataset::Dataset;
+use crate::dataset::{self, Dataset};
 use crate::lora::LoraConfig;
 use crate::loss::{Loss, LossShape};
 use crate::optim::{AdamW, Optimizer, OptimizerConfig, groups};
 use crate::registry::Options;
-use crate::sampler::{Examples, Sampler, sampler_from_name};
+use crate::sampler::{Examples, MultiDatasetSampler, Sampler, about_set, sampler_from_name};
+use gradients::{Batch, Items};
+use plan::Plan;
 
 /// What a run did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -113,6 +118,7 @@ pub struct Trainer<E: Embedder> {
     mini_batch_size: Option<usize>,
     lora: Option<(LoraConfig, Option<Adapters>)>,
     sampler: Box<dyn Sampler>,
+    multi_dataset_sampler: MultiDatasetSampler,
     callbacks: Vec<Box<dyn Callback<E>>>,
     checkpoints: Option<PathBuf>,
     resume: Option<PathBuf>,
@@ -143,6 +149,7 @@ impl<E: Embedder> Trainer<E> {
             mini_batch_size: None,
             lora: None,
             sampler,
+            multi_dataset_sampler: MultiDatasetSampler::default(),
             callbacks: Vec::new(),
             checkpoints: None,
             resume: None,
@@ -152,6 +159,12 @@ impl<E: Embedder> Trainer<E> {
     /// With another sampler.
     pub fn with_sampler(mut self, sampler: Box<dyn Sampler>) -> Self {
         self.sampler = sampler;
+        self
+    }
+
+    /// With another order of turns for [`Trainer::fit_all`].
+    pub fn with_multi_dataset_sampler(mut self, sampler: MultiDatasetSampler) -> Self {
+        self.multi_dataset_sampler = sampler;
         self
     }
 
@@ -227,7 +240,7 @@ impl<E: Embedder> Trainer<E> {
     /// writing checkpoints, and [`Error::Config`] where a checkpoint to resume from was made with
     /// other settings or data.
     pub fn fit(
-        mut self,
+        self,
         embedder: E,
         dataset: &Dataset<E::Item>,
         device: &Device,
@@ -235,11 +248,36 @@ impl<E: Embedder> Trainer<E> {
     where
         E::Item: Hash + Eq,
     {
+        self.fit_all(embedder, std::slice::from_ref(dataset), device)
+    }
+
+    /// [`Trainer::fit`] on several data sets with one loss. Every batch is of one set; whose turn it
+    /// is says [`Trainer::with_multi_dataset_sampler`]. Sets may differ in their number of columns
+    /// where the loss takes either; labels of one name are one class in all sets.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::fit`], with the number of the set, counted from 1; [`Error::Argument`]
+    /// where there is no set.
+    pub fn fit_all(
+        mut self,
+        embedder: E,
+        datasets: &[Dataset<E::Item>],
+        device: &Device,
+    ) -> Result<(E, TrainSummary)>
+    where
+        E::Item: Hash + Eq,
+    {
         let plain = device.clone().without_autodiff();
-        let columns = dataset.columns().len();
-        self.loss
-            .accepts()
-            .check(self.loss.name(), columns, dataset.targets().kind())?;
+        if datasets.is_empty() {
+            return Err(Error::argument("dataset", "none is given; one is needed"));
+        }
+        for (number, dataset) in datasets.iter().enumerate() {
+            let (columns, targets) = (dataset.columns().len(), dataset.targets().kind());
+            self.loss
+                .accepts()
+                .check(self.loss.name(), columns, targets)
+                .map_err(|error| about_set(number, datasets.len(), error))?;
+        }
         if self.config.checkpoint_every_steps.is_some() && self.checkpoints.is_none() {
             return Err(Error::argument(
                 "checkpoint_every_steps",
@@ -249,12 +287,22 @@ impl<E: Embedder> Trainer<E> {
         if let (Some(directory), None) = (&self.checkpoints, &self.resume) {
             checkpoint::check_unused(directory)?;
         }
-        let (items, indices) = dataset.distinct();
-        let examples = Examples {
-            columns: &indices,
-            targets: dataset.targets(),
+        let (items, indices) = dataset::distinct(datasets);
+        let targets = dataset::with_shared_classes(datasets);
+        let examples: Vec<Examples<'_>> = indices
+            .iter()
+            .zip(&targets)
+            .map(|(columns, targets)| Examples { columns, targets })
+            .collect();
+        let draw = |epoch| {
+            let (size, seed) = (self.config.batch_size, self.config.seed);
+            let sampler = self.sampler.as_ref();
+            self.multi_dataset_sampler
+                .epoch(sampler, &examples, size, seed, epoch)
         };
-        let plan = Plan::new(&self.config, self.sampler.as_ref(), &examples)?;
+        let plan = Plan::new(&self.config, self.sampler.name(), |epoch| {
+            draw(epoch).map(|batches| batches.len())
+        })?;
         let schedule = self.config.schedule()?;
 
         let mut state = TrainState::new(
@@ -267,11 +315,11 @@ impl<E: Embedder> Trainer<E> {
                 name: self.sampler.name().into(),
                 options: self.sampler.options(),
             },
-            dataset.fingerprint(),
+            dataset::fingerprint(datasets),
             plan.total,
         );
         self.loss.prepare(&LossShape {
-            classes: dataset.targets().classes(),
+            classes: targets[0].classes(),
             dim: embedder.network().output_dim(),
             logit_scale: embedder.network().logit_scale(),
             seed: self.config.seed,
@@ -279,6 +327,7 @@ impl<E: Embedder> Trainer<E> {
         })?;
         let mut loss_optimizer = self.loss_optimizer.optimizer();
         state.mini_batch_size = self.mini_batch_size;
+        state.multi_dataset_sampler = (datasets.len() > 1).then_some(self.multi_dataset_sampler);
         if self.loss.has_parameters() {
             state.loss_optimizer = Some(self.loss_optimizer.clone());
         }
@@ -309,6 +358,12 @@ impl<E: Embedder> Trainer<E> {
                     self.loss.set_parameters(parameters);
                     loss_optimizer = restored;
                 }
+                if let Some(memory) = self.loss.memory() {
+                    let dim = embedder.network().output_dim();
+                    let classes = targets[0].classes();
+                    let memory = checkpoint::load_memory(directory, memory, dim, classes)?;
+                    self.loss.set_memory(memory);
+                }
                 checkpoint::load(directory, &embedder, network, optimizer, &plain)?
             }
         };
@@ -319,6 +374,12 @@ impl<E: Embedder> Trainer<E> {
 
         let encoded = embedder.preprocess_training(&items, &plain)?;
         drop(items);
+        let items = Items {
+            embedder: &embedder,
+            encoded: &encoded,
+            device: &plain,
+            mini_batch_size: self.mini_batch_size,
+        };
         let truncated = encoded
             .iter()
             .filter(|item| embedder.is_truncated(item))
@@ -355,74 +416,48 @@ impl<E: Embedder> Trainer<E> {
         call!(on_train_begin);
         for epoch in progress.epoch.saturating_sub(1)..self.config.epochs {
             let first = plan.starts[epoch];
-            if stop || state.step >= plan.total || first >= plan.total {
+            if stop || state.step >= plan.total || first.step >= plan.total {
                 break;
             }
             progress.epoch = epoch + 1;
-            let batches =
-                self.sampler
-                    .epoch(&examples, self.config.batch_size, self.config.seed, epoch)?;
-            let ended = plan.starts[epoch] + batches.len();
-            for batch in batches.into_iter().skip(state.step - first) {
+            let batches = draw(epoch)?;
+            let groups = batches.chunks(self.config.gradient_accumulation_steps);
+            let ended = first.step + groups.len();
+            for (number, group) in groups.enumerate().skip(state.step - first.step) {
                 let start = Instant::now();
                 let step = state.step;
-                let step_seed = mix(self.config.seed, step as u64);
-                let autodiff = plain.clone().autodiff();
-                let embed = |network: &E::Network, part: &Part<'_>| {
-                    let seed = part.number.map_or(step_seed, |part| mix(step_seed, part));
-                    plain.seed(seed);
-                    part.items
-                        .iter()
-                        .enumerate()
-                        .map(|(column, items)| {
-                            let items: Vec<_> = items.iter().map(|&item| &encoded[item]).collect();
-                            let seed = mix(seed, column as u64);
-                            let batch = embedder.collate_training(&items, seed, &autodiff)?;
-                            Ok(network.embed(&batch))
-                        })
-                        .collect::<Result<Vec<Tensor<2>>>>()
-                };
-                let items: Vec<Vec<usize>> = indices
-                    .iter()
-                    .map(|column| batch.iter().map(|&example| column[example]).collect())
-                    .collect();
-                let parts = Part::cut(&items, self.mini_batch_size);
-                let embeddings: Vec<Tensor<2>> = match &parts {
-                    None => embed(&network, &Part::whole(&items))?,
-                    Some(parts) => {
-                        // Nothing is recorded: a graph that no one goes back through would stay in
-                        // memory until the loss's own is done with.
-                        let untracked = network.clone().no_grad();
-                        let mut columns: Vec<Vec<Tensor<2>>> = vec![Vec::new(); columns];
-                        for part in parts {
-                            let found = embed(&untracked, part)?;
-                            columns
-                                .iter_mut()
-                                .zip(found)
-                                .for_each(|(column, part)| column.push(part.inner()));
-                        }
-                        columns
-                            .into_iter()
-                            .map(|column| Tensor::from_inner(Tensor::cat(column, 0)).require_grad())
-                            .collect()
+                let before = first.batch + number * self.config.gradient_accumulation_steps;
+                let mut sum = GradientsAccumulator::new();
+                let mut sum_of_loss = GradientsAccumulator::new();
+                let (mut value, mut rows) = (0.0, 0);
+                for (batch, number) in group.iter().zip(before..) {
+                    let set = &examples[batch.dataset];
+                    let column = |column: &Vec<usize>| {
+                        let examples = batch.examples.iter();
+                        examples.map(|&example| column[example]).collect()
+                    };
+                    let made = Batch {
+                        columns: set.columns.iter().map(column).collect(),
+                        targets: set.targets.select(&batch.examples),
+                        seed: mix(self.config.seed, number as u64),
+                        step,
+                        batches: group.len(),
+                    };
+                    let found = items.gradients(&network, self.loss.as_ref(), &made)?;
+                    self.loss.observe(&found.embeddings, &made.targets)?;
+                    value += found.loss;
+                    rows += batch.examples.len() * set.columns.len();
+                    sum.accumulate(&network, found.network);
+                    if let (Some(gradients), Some((_, parameters))) =
+                        (found.parameters, self.loss.parameters())
+                    {
+                        sum_of_loss.accumulate(&parameters, gradients);
                     }
-                };
-                let loss = self
-                    .loss
-                    .forward(&embeddings, &dataset.targets().select(&batch))?;
-                let value = loss.clone().try_into_scalar::<f32>().map_err(|e| {
-                    Error::argument(
-                        "device",
-                        format!("step {}: the loss cannot be read: {e}", step + 1),
-                    )
-                })?;
-                if !value.is_finite() {
-                    return Err(diverged("loss", step, f64::from(value)));
                 }
-                let mut gradients = loss.backward();
+                let value = value / group.len() as f32;
                 let factor = schedule.factor(step, plan.total);
                 if let Some((_, parameters)) = self.loss.parameters() {
-                    let gradients = GradientsParams::from_module(&mut gradients, &parameters);
+                    let gradients = sum_of_loss.grads();
                     let rate = self.loss_optimizer.learning_rate * factor;
                     let (updated, norm) = loss_optimizer.step(parameters, gradients, rate)?;
                     self.loss.set_parameters(match self.loss.bounds() {
@@ -433,34 +468,8 @@ impl<E: Embedder> Trainer<E> {
                         return Err(diverged("norm of the loss's gradients", step, norm));
                     }
                 }
-                let gradients = match &parts {
-                    None => GradientsParams::from_grads(gradients, &network),
-                    Some(parts) => {
-                        let outer: Vec<Option<Tensor<2>>> = embeddings
-                            .iter()
-                            .map(|column| column.grad(&gradients))
-                            .collect();
-                        let mut sum = GradientsAccumulator::new();
-                        for part in parts {
-                            let found = embed(&network, part)?;
-                            let terms = found.into_iter().zip(&outer);
-                            let terms = terms.filter_map(|(found, outer)| {
-                                let rows = found.dims()[0];
-                                let outer = outer.clone()?.narrow(0, part.first, rows);
-                                Some((found * Tensor::from_inner(outer)).sum())
-                            });
-                            let Some(surrogate) = terms.reduce(|a, b| a + b) else {
-                                continue;
-                            };
-                            let gradients = surrogate.backward();
-                            let gradients = GradientsParams::from_grads(gradients, &network);
-                            sum.accumulate(&network, gradients);
-                        }
-                        sum.grads()
-                    }
-                };
                 let learning_rate = self.config.learning_rate * factor;
-                let (updated, norm) = optimizer.step(network, gradients, learning_rate)?;
+                let (updated, norm) = optimizer.step(network, sum.grads(), learning_rate)?;
                 network = updated;
                 if !norm.is_finite() {
                     return Err(diverged("norm of the gradients", step, norm));
@@ -472,7 +481,7 @@ impl<E: Embedder> Trainer<E> {
                     loss: value,
                     learning_rate,
                     grad_norm: norm,
-                    items: progress.items + batch.len() * columns,
+                    items: progress.items + rows,
                     seconds: progress.seconds + start.elapsed().as_secs_f64(),
                     ..progress
                 };
@@ -494,6 +503,7 @@ impl<E: Embedder> Trainer<E> {
                         optimizer: &optimizer,
                         loss: self.loss.parameters(),
                         loss_optimizer: &loss_optimizer,
+                        memory: self.loss.memory(),
                     };
                     written = Some(checkpoint::save(
                         directory, &embedder, trained, &state, keep,
@@ -533,79 +543,6 @@ fn with_scale<N: EmbeddingNetwork>(network: N, loss: &dyn Loss) -> N {
     match (network.logit_scale(), loss.logit_scale()) {
         (Some(_), Some(scale)) => network.with_logit_scale(scale),
         _ => network,
-    }
-}
-
-/// Items of a batch that are embedded together.
-struct Part<'a> {
-    /// Number that its dropout depends on; `None` for a whole batch.
-    number: Option<u64>,
-    /// Row of the batch at which it begins.
-    first: usize,
-    /// Items of each column.
-    items: Vec<&'a [usize]>,
-}
-
-impl<'a> Part<'a> {
-    /// All items of the columns of a batch.
-    fn whole(columns: &'a [Vec<usize>]) -> Self {
-        Self {
-            number: None,
-            first: 0,
-            items: columns.iter().map(Vec::as_slice).collect(),
-        }
-    }
-
-    /// Parts of `size` rows, where that is fewer than there are.
-    fn cut(columns: &'a [Vec<usize>], size: Option<usize>) -> Option<Vec<Self>> {
-        let rows = columns.first().map_or(0, Vec::len);
-        let size = size.filter(|&size| size < rows)?;
-        let parts = (0..rows).step_by(size).enumerate();
-        let part = |(number, first): (usize, usize)| Self {
-            number: Some(number as u64),
-            first,
-            items: columns
-                .iter()
-                .map(|column| &column[first..(first + size).min(rows)])
-                .collect(),
-        };
-        Some(parts.map(part).collect())
-    }
-}
-
-/// The steps of a run.
-struct Plan {
-    /// First step of every epoch.
-    starts: Vec<usize>,
-    /// Steps in all.
-    total: usize,
-}
-
-impl Plan {
-    fn new(config: &TrainConfig, sampler: &dyn Sampler, examples: &Examples<'_>) -> Result<Self> {
-        let (mut starts, mut total) = (Vec::with_capacity(config.epochs), 0);
-        for epoch in 0..config.epochs {
-            starts.push(total);
-            // Epochs that `max_steps` cuts off need not be drawn to be known to be empty.
-            if config.max_steps.is_none_or(|max| total < max) {
-                total += sampler
-                    .epoch(examples, config.batch_size, config.seed, epoch)?
-                    .len();
-            }
-        }
-        let total = config.max_steps.map_or(total, |max| total.min(max));
-        if total == 0 {
-            return Err(Error::argument(
-                "dataset",
-                format!("`{}` makes no batches of it", sampler.name()),
-            ));
-        }
-        Ok(Self { starts, total })
-    }
-
-    /// The epoch, counted from 1, that the step after `step` steps is in.
-    fn epoch_of(&self, step: usize) -> usize {
-        self.starts.partition_point(|&start| start <= step).max(1)
     }
 }
 

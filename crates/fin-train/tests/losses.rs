@@ -184,6 +184,11 @@ fn triplet_margin_agrees() {
 }
 
 #[test]
+fn margin_with_a_learned_boundary_agrees() {
+    check("margin_learned", "margin", given);
+}
+
+#[test]
 fn clip_with_a_learned_temperature_agrees() {
     check("clip_learned", "clip", |_| {
         Options::from_iter([("learn_temperature".to_string(), json!(true))])

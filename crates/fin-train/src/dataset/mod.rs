@@ -19,8 +19,9 @@
 #[cfg(feature = "text")]
 mod file;
 mod range;
+mod several;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
@@ -29,6 +30,7 @@ use fin_core::{Error, Result};
 #[cfg(feature = "text")]
 pub use file::{labelled_from_file, pairs_from_file, scored_pairs_from_file};
 pub use range::ScoreRange;
+pub(crate) use several::{distinct, fingerprint, with_shared_classes};
 
 /// What the examples are to be pulled towards.
 #[derive(Debug, Clone, PartialEq)]
@@ -372,20 +374,8 @@ impl<I: Hash> Dataset<I> {
 impl<I: Hash + Eq + Clone> Dataset<I> {
     /// The distinct items in order of first occurrence, and the columns as indices into them.
     pub fn distinct(&self) -> (Vec<I>, Vec<Vec<usize>>) {
-        let mut ids: HashMap<&I, usize> = HashMap::new();
-        let mut items = Vec::new();
-        let mut columns = Vec::with_capacity(self.columns.len());
-        for column in &self.columns {
-            let mut indices = Vec::with_capacity(column.len());
-            for item in column {
-                indices.push(*ids.entry(item).or_insert_with(|| {
-                    items.push(item.clone());
-                    items.len() - 1
-                }));
-            }
-            columns.push(indices);
-        }
-        (items, columns)
+        let (items, columns) = distinct(std::slice::from_ref(self));
+        (items, columns.into_iter().flatten().collect())
     }
 }
 

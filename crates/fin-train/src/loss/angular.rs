@@ -51,25 +51,22 @@ impl LabelledLoss for AngularLoss {
         if positive.is_empty() || negative.is_empty() {
             return batch.zero();
         }
-        let unit = batch.unit();
-        let [anchors, positives] = [0, 1].map(|side: usize| {
-            unit.clone()
-                .select(0, batch.indices(positive.iter().map(|pair| pair[side])))
-        });
-        let labels = batch.labels();
+        let (unit, others) = batch.both_unit();
+        let anchors = unit.select(0, batch.indices(positive.iter().map(|pair| pair[0])));
+        let positives = others.select(0, batch.indices(positive.iter().map(|pair| pair[1])));
+        let labels = batch.other_labels();
         let others: Vec<f32> = positive
             .iter()
             .flat_map(|&[a, _]| {
-                labels
-                    .iter()
-                    .map(move |&label| f32::from(u8::from(label != labels[a])))
+                let own = batch.labels()[a];
+                let other = labels.iter();
+                other.map(move |&label| f32::from(u8::from(label != own)))
             })
             .collect();
         let others = TensorData::new(others, [positive.len(), labels.len()]);
         let others = Tensor::<2>::from_data(others, &batch.device());
         let tangent = self.alpha.to_radians().tan().powi(2);
-        let similarity =
-            (anchors.clone() + positives.clone()).matmul(batch.embeddings().transpose());
+        let similarity = (anchors.clone() + positives.clone()).matmul(batch.others().transpose());
         let together = (anchors * positives).sum_dim(1);
         let terms =
             similarity.mul_scalar(4.0 * tangent) - together.mul_scalar(2.0 * (1.0 + tangent));

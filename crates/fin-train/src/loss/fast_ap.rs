@@ -54,6 +54,10 @@ impl LabelledLoss for FastApLoss {
         Ok(())
     }
 
+    fn refuses_memory(&self) -> Option<&'static str> {
+        Some("it ranks the whole batch for every item of it")
+    }
+
     fn compute(&self, batch: &LabelledBatch<'_>) -> Tensor<1> {
         let all = Mined::all_pairs(batch.labels()).pairs();
         let pairs = batch.count(&all.0, &all.1);

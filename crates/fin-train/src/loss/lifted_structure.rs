@@ -54,6 +54,10 @@ impl LabelledLoss for LiftedStructureLoss {
         Ok(())
     }
 
+    fn refuses_memory(&self) -> Option<&'static str> {
+        Some("it takes the negatives of the positive too, which the memory does not compare")
+    }
+
     fn compute(&self, batch: &LabelledBatch<'_>) -> Tensor<1> {
         let (d, pairs) = (batch.distances(), batch.pairs());
         if pairs.positives == 0 || pairs.negatives == 0 {

@@ -45,6 +45,10 @@ impl MatryoshkaLoss {
             let reason = format!("`{}` has parameters, which are of one width", loss.name());
             return Err(Error::argument("loss", reason));
         }
+        if loss.memory().is_some() {
+            let reason = format!("`{}` has a memory, which is of one width", loss.name());
+            return Err(Error::argument("loss", reason));
+        }
         let mut terms: Vec<_> = dims.iter().copied().zip(weights.iter().copied()).collect();
         terms.sort_by_key(|(dim, _)| std::cmp::Reverse(*dim));
         Ok(Self { loss, terms })

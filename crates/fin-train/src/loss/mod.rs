@@ -21,7 +21,7 @@
 //! | `generalized_lifted_structure` | items with a label | Hermans et al. 2017 |
 //! | `intra_pair_variance` | items with a label | Yu and Tao 2019 |
 //! | `lifted_structure` | items with a label | Oh Song et al. 2016 |
-//! | `margin` | items with a label | Wu et al. 2017 |
+//! | `margin` | items with a label; has parameters where asked for | Wu et al. 2017 |
 //! | `multi_similarity` | items with a label | Wang et al. 2019 |
 //! | `n_pairs` | items with a label | Sohn 2016 |
 //! | `nca` | items with a label | Goldberger et al. 2004 |
@@ -41,7 +41,9 @@
 //!
 //! Options have the names and defaults of the reference library: pytorch-metric-learning for items
 //! with a label and `vicreg`, sentence-transformers for the others, open_clip for `clip`. Losses on
-//! labelled items take a [miner](crate::miner) as the option `miner`.
+//! labelled items take a [miner](crate::miner) as the option `miner`, and those over pairs or triplets
+//! without class vectors the size of a [memory](Memory) of earlier batches as the option `memory`; not
+//! so `fast_ap`, `lifted_structure`, `n_pairs` and `nca`.
 //!
 //! A further loss is a file here that implements [`Loss`], [`LabelledLoss`] or [`ProxyLoss`], and a
 //! line in the table of names.
@@ -64,6 +66,7 @@ mod lifted_structure;
 mod margin;
 mod margin_mse;
 mod matryoshka;
+mod memory;
 mod mse;
 mod multi_similarity;
 mod multiple_negatives_ranking;
@@ -109,6 +112,7 @@ pub use lifted_structure::LiftedStructureLoss;
 pub use margin::MarginLoss;
 pub use margin_mse::MarginMseLoss;
 pub use matryoshka::MatryoshkaLoss;
+pub use memory::Memory;
 pub use mse::MseLoss;
 pub use multi_similarity::MultiSimilarityLoss;
 pub use multiple_negatives_ranking::MultipleNegativesRankingLoss;
@@ -178,6 +182,23 @@ pub trait Loss: fmt::Debug + Send {
 
     /// Puts other values in the place of [`Loss::parameters`].
     fn set_parameters(&mut self, _parameters: LossParameters) {}
+
+    /// Takes note of a batch whose loss was taken, before the next one's is: what it is to keep of
+    /// it. `embeddings` and `targets` are those of [`Loss::forward`].
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the embeddings cannot be read back.
+    fn observe(&mut self, _embeddings: &[Tensor<2>], _targets: &BatchTargets) -> Result<()> {
+        Ok(())
+    }
+
+    /// What it keeps of earlier batches, if it keeps any.
+    fn memory(&self) -> Option<&Memory> {
+        None
+    }
+
+    /// Puts another memory in the place of [`Loss::memory`].
+    fn set_memory(&mut self, _memory: Memory) {}
 
     /// Smallest and largest value that a parameter may have; those beyond are put there after every
     /// step.

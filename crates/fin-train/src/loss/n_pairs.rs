@@ -20,6 +20,12 @@ pub struct NPairsLoss {}
 impl LabelledLoss for NPairsLoss {
     const NAME: &'static str = "n_pairs";
 
+    fn refuses_memory(&self) -> Option<&'static str> {
+        Some(
+            "it takes a pair of every class of the batch, and their positives as negatives of each other",
+        )
+    }
+
     fn compute(&self, batch: &LabelledBatch<'_>) -> Tensor<1> {
         let (positive, _) = batch.pair_lists();
         // Classes in order, and the first pair of each.

@@ -46,6 +46,10 @@ impl LabelledLoss for NcaLoss {
         Ok(())
     }
 
+    fn refuses_memory(&self) -> Option<&'static str> {
+        Some("its neighbours are all others, the item itself among those of the memory")
+    }
+
     fn compute(&self, batch: &LabelledBatch<'_>) -> Tensor<1> {
         let all = Mined::all_pairs(batch.labels()).pairs();
         let pairs = batch.count(&all.0, &all.1);

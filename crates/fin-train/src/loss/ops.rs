@@ -33,17 +33,18 @@ fn root(squares: Tensor<2>) -> Tensor<2> {
         .mask_fill(zero, 0.0)
 }
 
-/// Squared Euclidean distances of all rows, `[batch, batch]`. Differences are formed coordinate by
-/// coordinate, which keeps small distances exact and takes `batch² · dim` numbers of memory.
-pub(super) fn squared_distances(x: Tensor<2>) -> Tensor<2> {
-    let [batch, dim] = x.dims();
-    let difference = x.clone().reshape([batch, 1, dim]) - x.reshape([1, batch, dim]);
-    difference.square().sum_dim(2).reshape([batch, batch])
+/// Squared Euclidean distances of the rows of one matrix and those of another, `[batch, others]`.
+/// Differences are formed coordinate by coordinate, which keeps small distances exact and takes
+/// `batch · others · dim` numbers of memory.
+pub(super) fn squared_distances(x: Tensor<2>, others: Tensor<2>) -> Tensor<2> {
+    let ([batch, dim], [columns, _]) = (x.dims(), others.dims());
+    let difference = x.reshape([batch, 1, dim]) - others.reshape([1, columns, dim]);
+    difference.square().sum_dim(2).reshape([batch, columns])
 }
 
-/// Euclidean distances of all rows, `[batch, batch]`; the gradient of a distance of 0 is 0.
-pub(super) fn distances(x: Tensor<2>) -> Tensor<2> {
-    root(squared_distances(x))
+/// Euclidean distances of rows, `[batch, others]`; the gradient of a distance of 0 is 0.
+pub(super) fn distances(x: Tensor<2>, others: Tensor<2>) -> Tensor<2> {
+    root(squared_distances(x, others))
 }
 
 /// `log(1 + exp(x))` without overflow or cancellation, the gradient being exact everywhere.
@@ -92,7 +93,7 @@ pub(super) fn mean_above_zero(losses: Tensor<2>, counts: Tensor<2>) -> Tensor<1>
 /// Cross-entropy of every positive pair against the negatives of its anchor: the mean over the
 /// positive pairs of `log(1 + Σ_n w exp(negative − positive))`.
 ///
-/// `positives` and `negatives` are logits `[batch, batch]`; counts are those of pairs.
+/// `positives` and `negatives` are logits `[batch, others]`; counts are those of pairs.
 pub(super) fn softmax_over_negatives(
     positives: Tensor<2>,
     negatives: Tensor<2>,

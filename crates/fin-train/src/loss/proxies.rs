@@ -171,6 +171,14 @@ impl<L: ProxyLoss> WithProxies<L> {
 
     pub(super) fn from_options(options: &Options) -> Result<Self> {
         let (options, miner) = split_miner(options)?;
+        if options.contains_key("memory") {
+            let reason = format!(
+                "`{}` does not go with it: it compares items with vectors of the classes, not with \
+                 each other",
+                L::NAME
+            );
+            return Err(Error::argument("memory", reason));
+        }
         let loss: L = registry::parse(L::NAME, &options)?;
         loss.validate()?;
         Ok(Self {
@@ -199,7 +207,7 @@ impl<L: ProxyLoss> Loss for WithProxies<L> {
             let reason = format!("`{}` was not prepared for a data set", L::NAME);
             return Err(Error::argument("loss", reason));
         };
-        let batch = LabelledBatch::new(&embeddings[0], targets, self.miner.as_deref())?;
+        let batch = LabelledBatch::new(&embeddings[0], targets, self.miner.as_deref(), None)?;
         if let Some(label) = batch.labels().iter().find(|label| *label >= classes) {
             let reason = format!("label {label} is not one of {classes} classes");
             return Err(Error::argument("batch", reason));

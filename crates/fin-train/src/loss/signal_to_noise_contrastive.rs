@@ -58,9 +58,10 @@ impl LabelledLoss for SignalToNoiseContrastiveLoss {
     }
 
     fn compute(&self, batch: &LabelledBatch<'_>) -> Tensor<1> {
-        let unit = batch.unit();
-        let centred = unit.clone() - unit.mean_dim(1);
-        let noise = ops::squared_distances(centred.clone());
+        let (unit, others) = batch.both_unit();
+        let centre = |x: Tensor<2>| x.clone() - x.mean_dim(1);
+        let centred = centre(unit);
+        let noise = ops::squared_distances(centred.clone(), centre(others));
         let signal = centred.square().sum_dim(1).clamp_min(MIN_VARIANCE);
         contrast(
             noise / signal,

@@ -71,6 +71,12 @@ impl LabelledLoss for TripletMarginLoss {
         Ok(())
     }
 
+    fn refuses_memory(&self) -> Option<&'static str> {
+        self.swap.then_some(
+            "`swap` compares the positive with the negative, which are both in the memory",
+        )
+    }
+
     fn compute(&self, batch: &LabelledBatch<'_>) -> Tensor<1> {
         let d = batch.distances();
         let gaps = match batch.mined() {
@@ -80,8 +86,8 @@ impl LabelledLoss for TripletMarginLoss {
                 if triplets.is_empty() {
                     return batch.zero();
                 }
-                let (len, count) = (batch.len(), triplets.len());
-                let flat = d.reshape([len * len]);
+                let ([rows, len], count) = (d.dims(), triplets.len());
+                let flat = d.reshape([rows * len]);
                 let pick = |pair: &dyn Fn(&[usize; 3]) -> usize| {
                     flat.clone()
                         .select(0, batch.indices(triplets.iter().map(pair)))

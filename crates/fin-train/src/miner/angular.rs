@@ -48,11 +48,12 @@ impl Miner for AngularMiner {
 
     fn mine(&self, batch: &MinerBatch<'_>) -> Result<Mined> {
         let distances = batch.unscaled_distances();
+        let others = batch.unscaled_distances_of_columns();
         let threshold = self.angle.to_radians();
         // The distance of a vertex from the middle of the opposite side, by the theorem of
         // Apollonius.
         Ok(Mined::Triplets(batch.triplets_where(|a, p, n| {
-            let [ap, an, pn] = [(a, p), (a, n), (p, n)].map(|(i, j)| distances.at(i, j));
+            let (ap, an, pn) = (distances.at(a, p), distances.at(a, n), others.at(p, n));
             let centre = (2.0 * (an * an + pn * pn) - ap * ap).max(0.0).sqrt() / 2.0;
             (ap / (2.0 * centre)).atan() > threshold
         })))

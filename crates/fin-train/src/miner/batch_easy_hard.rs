@@ -3,7 +3,7 @@
 use fin_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Mined, Miner, MinerBatch, Square};
+use super::{Matrix, Mined, Miner, MinerBatch};
 use crate::registry::{self, Options};
 
 /// How hard the selected item is.
@@ -90,7 +90,7 @@ enum End {
 
 /// The nearest or farthest candidate of an anchor, beyond its threshold where there is one.
 fn pick(
-    distances: &Square,
+    distances: &Matrix,
     anchor: usize,
     end: End,
     range: Option<[f64; 2]>,
@@ -150,10 +150,7 @@ impl Miner for BatchEasyHardMiner {
                 batch.negative(a, n)
             })
         };
-        let (mut positive, mut negative) = match Mined::all_pairs(batch.labels()) {
-            Mined::Pairs { positive, negative } => (positive, negative),
-            Mined::Triplets(_) => (Vec::new(), Vec::new()),
-        };
+        let (mut positive, mut negative) = batch.all_pairs().pairs();
         let anchors = 0..batch.len();
         match (self.pos_strategy, self.neg_strategy) {
             (All, All) => {}

@@ -77,7 +77,8 @@ impl DistanceWeightedMiner {
         };
         (0..batch.len())
             .map(|a| {
-                let logs: Vec<Option<f64>> = (0..batch.len()).map(|n| log_weight(a, n)).collect();
+                let logs: Vec<Option<f64>> =
+                    (0..batch.columns()).map(|n| log_weight(a, n)).collect();
                 let largest = logs
                     .iter()
                     .flatten()
@@ -110,15 +111,18 @@ impl Miner for DistanceWeightedMiner {
         let mut rng = batch.generator(self.seed);
         let mut triplets = Vec::new();
         for (a, weights) in self.weights(batch).iter().enumerate() {
-            let positives: Vec<usize> =
-                (0..batch.len()).filter(|&p| batch.positive(a, p)).collect();
+            let positives: Vec<usize> = (0..batch.columns())
+                .filter(|&p| batch.positive(a, p))
+                .collect();
             let Some(last) = weights.iter().rposition(|&weight| weight > 0.0) else {
                 continue;
             };
             if positives.is_empty() {
                 continue;
             }
-            for _ in 0..=positives.len() {
+            // As often as there are items of the class, which the anchor itself is one of.
+            let own = usize::from(!batch.has_others());
+            for _ in 0..positives.len() + own {
                 let p = positives[rng.random_range(0..positives.len())];
                 let mut rest = rng.random::<f64>();
                 let drawn = weights[..last].iter().position(|&weight| {

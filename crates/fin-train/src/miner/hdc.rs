@@ -55,7 +55,7 @@ impl Miner for HdcMiner {
 
     fn mine(&self, batch: &MinerBatch<'_>) -> Result<Mined> {
         let distances = batch.distances();
-        let (mut positive, mut negative) = Mined::all_pairs(batch.labels()).pairs();
+        let (mut positive, mut negative) = batch.all_pairs().pairs();
         positive.sort_by(|&[a, b], &[c, d]| distances.at(c, d).total_cmp(&distances.at(a, b)));
         negative.sort_by(|&[a, b], &[c, d]| distances.at(a, b).total_cmp(&distances.at(c, d)));
         for pairs in [&mut positive, &mut negative] {

@@ -46,6 +46,10 @@ impl MaximumLossMiner {
             let reason = format!("`{}` has parameters of its own", loss.name());
             return Err(Error::argument("loss", reason));
         }
+        if loss.memory().is_some() {
+            let reason = format!("`{}` has a memory, which is for training", loss.name());
+            return Err(Error::argument("loss", reason));
+        }
         for (name, value) in [
             ("output_batch_size", output_batch_size),
             ("num_trials", Some(num_trials)),
@@ -110,6 +114,10 @@ impl Miner for MaximumLossMiner {
     }
 
     fn mine(&self, batch: &MinerBatch<'_>) -> Result<Mined> {
+        if batch.has_others() {
+            let reason = "`maximum_loss` selects parts of a batch; it does not go with a memory";
+            return Err(Error::argument("miner", reason));
+        }
         let mut rng = batch.generator(self.seed);
         let size = self
             .output_batch_size

@@ -16,7 +16,8 @@
 //! A miner sees the values of the embeddings, not how they came about: no gradient flows through
 //! the selection. It works on the host in double precision. Distances are Euclidean between
 //! vectors scaled to unit length, similarities are cosines, as in pytorch-metric-learning's
-//! defaults. A further miner is a file here that implements [`Miner`], and a line in the table of
+//! defaults. With a [memory](crate::loss::Memory), anchors are the items of the batch, and all others
+//! are of the memory. A further miner is a file here that implements [`Miner`], and a line in the table of
 //! names.
 //!
 //! ```
@@ -107,6 +108,38 @@ impl Mined {
         Self::Pairs { positive, negative }
     }
 
+    /// Every pair of an item and one of others, whose classes these are.
+    pub fn pairs_with(labels: &[usize], others: &[usize]) -> Self {
+        let (mut positive, mut negative) = (Vec::new(), Vec::new());
+        for (a, anchor) in labels.iter().enumerate() {
+            for (b, other) in others.iter().enumerate() {
+                match anchor == other {
+                    true => positive.push([a, b]),
+                    false => negative.push([a, b]),
+                }
+            }
+        }
+        Self::Pairs { positive, negative }
+    }
+
+    /// Without comparisons of item `a` with itself, which is number `own[a]` of those that it is
+    /// compared with.
+    pub fn without_own(self, own: &[usize]) -> Self {
+        match self {
+            Self::Pairs {
+                mut positive,
+                negative,
+            } => {
+                positive.retain(|&[a, p]| own[a] != p);
+                Self::Pairs { positive, negative }
+            }
+            Self::Triplets(mut triplets) => {
+                triplets.retain(|&[a, p, _]| own[a] != p);
+                Self::Triplets(triplets)
+            }
+        }
+    }
+
     /// Positive and negative pairs; those of a triplet are its anchor with either other item.
     pub fn pairs(&self) -> (Vec<[usize; 2]>, Vec<[usize; 2]>) {
         match self {
@@ -179,7 +212,16 @@ pub struct MinerBatch<'a> {
     labels: &'a [usize],
     /// Rows of unit length.
     unit: Vec<f64>,
+    others: Option<Others<'a>>,
     device: Device,
+}
+
+/// Items that those of a batch are compared with.
+#[derive(Debug, Clone)]
+struct Others<'a> {
+    values: &'a [f32],
+    labels: &'a [usize],
+    unit: Vec<f64>,
 }
 
 impl<'a> MinerBatch<'a> {
@@ -188,33 +230,53 @@ impl<'a> MinerBatch<'a> {
     /// # Errors
     /// [`Error::Argument`] where there are no embeddings or not one a label.
     pub fn new(values: &'a [f32], dim: usize, labels: &'a [usize]) -> Result<Self> {
-        if dim == 0 || labels.is_empty() || values.len() != labels.len() * dim {
-            let reason = format!(
-                "{} numbers are not {} embeddings of {dim}",
-                values.len(),
-                labels.len()
-            );
-            return Err(Error::argument("batch", reason));
-        }
-        let unit = values
-            .chunks_exact(dim)
-            .flat_map(|row| {
-                let norm = row
-                    .iter()
-                    .map(|x| f64::from(*x).powi(2))
-                    .sum::<f64>()
-                    .sqrt()
-                    .max(1e-12);
-                row.iter().map(move |x| f64::from(*x) / norm)
-            })
-            .collect();
         Ok(Self {
+            unit: unit_rows(values, dim, labels)?,
             values,
             dim,
             labels,
-            unit,
+            others: None,
             device: Device::default(),
         })
+    }
+
+    /// Compared with these items, as many numbers wide, instead of with itself. Pairs are then of an
+    /// item of the batch and one of them.
+    ///
+    /// # Errors
+    /// Those of [`MinerBatch::new`].
+    pub fn against(mut self, values: &'a [f32], labels: &'a [usize]) -> Result<Self> {
+        self.others = Some(Others {
+            unit: unit_rows(values, self.dim, labels)?,
+            values,
+            labels,
+        });
+        Ok(self)
+    }
+
+    /// Whether the items are compared with others, by [`MinerBatch::against`].
+    pub fn has_others(&self) -> bool {
+        self.others.is_some()
+    }
+
+    /// Number of items that each is compared with: those of the batch, or the others.
+    pub fn columns(&self) -> usize {
+        self.column_labels().len()
+    }
+
+    /// Classes of the items that each is compared with.
+    pub fn column_labels(&self) -> &'a [usize] {
+        self.others
+            .as_ref()
+            .map_or(self.labels, |others| others.labels)
+    }
+
+    /// Every pair of different items.
+    pub fn all_pairs(&self) -> Mined {
+        match &self.others {
+            None => Mined::all_pairs(self.labels),
+            Some(others) => Mined::pairs_with(self.labels, others.labels),
+        }
     }
 
     /// With the device that the embeddings are on, for miners that compute a loss.
@@ -253,17 +315,13 @@ impl<'a> MinerBatch<'a> {
         self.dim
     }
 
-    fn unit(&self, i: usize) -> &[f64] {
-        &self.unit[i * self.dim..(i + 1) * self.dim]
-    }
-
     /// Cosine similarities of all items.
-    pub fn cosines(&self) -> Square {
+    pub fn cosines(&self) -> Matrix {
         self.square(|a, b| a.iter().zip(b).map(|(x, y)| x * y).sum())
     }
 
     /// Euclidean distances of all items scaled to unit length.
-    pub fn distances(&self) -> Square {
+    pub fn distances(&self) -> Matrix {
         self.square(|a, b| {
             let squares = a.iter().zip(b).map(|(x, y)| (x - y).powi(2));
             squares.sum::<f64>().sqrt()
@@ -271,32 +329,47 @@ impl<'a> MinerBatch<'a> {
     }
 
     /// Euclidean distances of all items as they are.
-    pub fn unscaled_distances(&self) -> Square {
-        self.each_pair(|a, b| {
-            let [a, b] = [a, b].map(|i: usize| &self.values[i * self.dim..(i + 1) * self.dim]);
-            let squares = a
-                .iter()
-                .zip(b)
-                .map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2));
-            squares.sum::<f64>().sqrt()
-        })
+    pub fn unscaled_distances(&self) -> Matrix {
+        let others = self
+            .others
+            .as_ref()
+            .map_or(self.values, |others| others.values);
+        self.each_pair(self.values, others, unscaled_distance)
     }
 
-    fn square(&self, entry: impl Fn(&[f64], &[f64]) -> f64) -> Square {
-        self.each_pair(|a, b| entry(self.unit(a), self.unit(b)))
+    /// [`MinerBatch::unscaled_distances`] of the items that those of the batch are compared with.
+    pub fn unscaled_distances_of_columns(&self) -> Matrix {
+        match &self.others {
+            None => self.unscaled_distances(),
+            Some(others) => self.each_pair(others.values, others.values, unscaled_distance),
+        }
     }
 
-    fn each_pair(&self, entry: impl Fn(usize, usize) -> f64) -> Square {
-        let len = self.len();
-        let mut values = vec![0.0; len * len];
-        for a in 0..len {
-            for b in 0..=a {
-                let value = entry(a, b);
-                values[a * len + b] = value;
-                values[b * len + a] = value;
+    fn square(&self, entry: impl Fn(&[f64], &[f64]) -> f64) -> Matrix {
+        let others = self
+            .others
+            .as_ref()
+            .map_or(&self.unit, |others| &others.unit);
+        self.each_pair(&self.unit, others, entry)
+    }
+
+    /// An entry for every row of one matrix and every row of another, which depends on the two alone
+    /// and not on their order.
+    fn each_pair<T>(&self, a: &[T], b: &[T], entry: impl Fn(&[T], &[T]) -> f64) -> Matrix {
+        let columns = b.len() / self.dim;
+        let same = std::ptr::eq(a, b);
+        let mut values = vec![0.0; a.len() / self.dim * columns];
+        for (i, row) in a.chunks_exact(self.dim).enumerate() {
+            let end = if same { i + 1 } else { columns };
+            for (j, other) in b.chunks_exact(self.dim).take(end).enumerate() {
+                let value = entry(row, other);
+                values[i * columns + j] = value;
+                if same {
+                    values[j * columns + i] = value;
+                }
             }
         }
-        Square { len, values }
+        Matrix { columns, values }
     }
 
     /// A generator that depends on the seed and the batch: batches have unrelated selections, and
@@ -312,22 +385,22 @@ impl<'a> MinerBatch<'a> {
         rng
     }
 
-    /// Whether two items are of one class and different.
+    /// Whether two items are of one class and different; of others, whether they are of one class.
     fn positive(&self, a: usize, b: usize) -> bool {
-        a != b && self.labels[a] == self.labels[b]
+        (self.has_others() || a != b) && self.labels[a] == self.column_labels()[b]
     }
 
     /// Whether two items are of different classes.
     fn negative(&self, a: usize, b: usize) -> bool {
-        self.labels[a] != self.labels[b]
+        self.labels[a] != self.column_labels()[b]
     }
 
     /// All triplets for which a condition holds, in order.
     fn triplets_where(&self, keep: impl Fn(usize, usize, usize) -> bool) -> Vec<[usize; 3]> {
         let mut triplets = Vec::new();
         for a in 0..self.len() {
-            for p in (0..self.len()).filter(|&p| self.positive(a, p)) {
-                for n in (0..self.len()).filter(|&n| self.negative(a, n)) {
+            for p in (0..self.columns()).filter(|&p| self.positive(a, p)) {
+                for n in (0..self.columns()).filter(|&n| self.negative(a, n)) {
                     if keep(a, p, n) {
                         triplets.push([a, p, n]);
                     }
@@ -338,22 +411,48 @@ impl<'a> MinerBatch<'a> {
     }
 }
 
-/// A number for every pair of items.
+/// Rows scaled to unit length.
+fn unit_rows(values: &[f32], dim: usize, labels: &[usize]) -> Result<Vec<f64>> {
+    if dim == 0 || labels.is_empty() || values.len() != labels.len() * dim {
+        let reason = format!(
+            "{} numbers are not {} embeddings of {dim}",
+            values.len(),
+            labels.len()
+        );
+        return Err(Error::argument("batch", reason));
+    }
+    let rows = values.chunks_exact(dim).flat_map(|row| {
+        let squares = row.iter().map(|x| f64::from(*x).powi(2));
+        let norm = squares.sum::<f64>().sqrt().max(1e-12);
+        row.iter().map(move |x| f64::from(*x) / norm)
+    });
+    Ok(rows.collect())
+}
+
+fn unscaled_distance(a: &[f32], b: &[f32]) -> f64 {
+    let squares = a
+        .iter()
+        .zip(b)
+        .map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2));
+    squares.sum::<f64>().sqrt()
+}
+
+/// A number for every pair of an item and one that it is compared with.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Square {
-    len: usize,
+pub struct Matrix {
+    columns: usize,
     values: Vec<f64>,
 }
 
-impl Square {
+impl Matrix {
     /// The number of items `a` and `b`.
     pub fn at(&self, a: usize, b: usize) -> f64 {
-        self.values[a * self.len + b]
+        self.values[a * self.columns + b]
     }
 
     /// The numbers of item `a`.
     pub fn row(&self, a: usize) -> &[f64] {
-        &self.values[a * self.len..(a + 1) * self.len]
+        &self.values[a * self.columns..(a + 1) * self.columns]
     }
 }
 

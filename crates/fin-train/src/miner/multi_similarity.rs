@@ -52,8 +52,8 @@ impl Miner for MultiSimilarityMiner {
         let (mut positive, mut negative) = (Vec::new(), Vec::new());
         for a in 0..batch.len() {
             let row = cosines.row(a);
-            let positives = (0..batch.len()).filter(|&p| batch.positive(a, p));
-            let negatives = (0..batch.len()).filter(|&n| batch.negative(a, n));
+            let positives = (0..batch.columns()).filter(|&p| batch.positive(a, p));
+            let negatives = (0..batch.columns()).filter(|&n| batch.negative(a, n));
             let nearest = negatives
                 .clone()
                 .fold(f64::NEG_INFINITY, |x, n| x.max(row[n]));

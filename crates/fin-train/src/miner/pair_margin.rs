@@ -55,7 +55,7 @@ impl Miner for PairMarginMiner {
 
     fn mine(&self, batch: &MinerBatch<'_>) -> Result<Mined> {
         let distances = batch.distances();
-        let (mut positive, mut negative) = Mined::all_pairs(batch.labels()).pairs();
+        let (mut positive, mut negative) = batch.all_pairs().pairs();
         positive.retain(|&[a, p]| distances.at(a, p) > self.pos_margin);
         negative.retain(|&[a, n]| distances.at(a, n) < self.neg_margin);
         Ok(Mined::Pairs { positive, negative })

@@ -5,7 +5,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{Mined, Miner, MinerBatch, Square};
+use super::{Matrix, Mined, Miner, MinerBatch};
 use crate::registry::{self, Options};
 
 /// The distances of all positive pairs, from the smallest to the largest, are cut into `num_bins`
@@ -69,11 +69,11 @@ impl UniformHistogramMiner {
     /// The pairs in every bin, positive ones and negative ones; bins without any are empty.
     pub fn bins(&self, batch: &MinerBatch<'_>) -> [Vec<Vec<[usize; 2]>>; 2] {
         let distances = batch.distances();
-        let (positive, negative) = Mined::all_pairs(batch.labels()).pairs();
+        let (positive, negative) = batch.all_pairs().pairs();
         [positive, negative].map(|pairs| self.bins_of(&distances, &pairs))
     }
 
-    fn bins_of(&self, distances: &Square, pairs: &[[usize; 2]]) -> Vec<Vec<[usize; 2]>> {
+    fn bins_of(&self, distances: &Matrix, pairs: &[[usize; 2]]) -> Vec<Vec<[usize; 2]>> {
         let values = || pairs.iter().map(|&[a, b]| distances.at(a, b));
         let low = values().fold(f64::INFINITY, f64::min);
         let high = values().fold(f64::NEG_INFINITY, f64::max);

@@ -6,11 +6,13 @@
 //! | `no_duplicates` | no item twice in a batch | `multiple_negatives_ranking` |
 //! | `class_balanced` | some classes, as many items of each | losses over pairs of labelled items |
 //!
-//! An epoch's batches depend on the data, the batch size, the seed and the epoch's number alone.
+//! An epoch's batches depend on the data, the batch size, the seed and the epoch's number alone. Of
+//! several data sets, [`MultiDatasetSampler`] says whose turn it is.
 //! A further sampler is a file here that implements [`Sampler`], and a line in the table of
 //! names.
 
 mod class_balanced;
+mod multi_dataset;
 mod no_duplicates;
 mod random;
 
@@ -21,6 +23,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 pub use class_balanced::ClassBalancedSampler;
+pub(crate) use multi_dataset::about_set;
+pub use multi_dataset::{MultiDatasetSampler, SetBatch};
 pub use no_duplicates::NoDuplicatesSampler;
 pub use random::RandomSampler;
 

@@ -1,6 +1,6 @@
 //! A training run from its settings to the saved model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use fin_core::input::{Column, ReadOptions, read_scored_pairs};
@@ -74,37 +74,33 @@ fn run_with<F: Family>(
     let read = read_options(settings.no_header.unwrap_or_default(), None);
     let chosen = columns(settings.columns.as_ref());
     let kind = loss.accepts().targets;
-    if settings.targets.is_some() && kind != TargetKind::Vectors {
+    let targets = settings.targets.as_deref().unwrap_or_default();
+    if !targets.is_empty() && kind != TargetKind::Vectors {
         let reason = format!(
             "are for the loss mse; `{}` takes {kind} from the training data",
             required.loss
         );
         return Err(Error::argument("targets", reason).into());
     }
-    let dataset = match kind {
-        TargetKind::Scores => {
-            let range = settings.score_range.as_deref();
-            let texts = scored_pairs(required.train, &chosen, read, range)?;
-            items::<F>(texts, required.train)?
-        }
-        TargetKind::Labels => {
-            let found = match F::by_class(required.train).transpose()? {
-                Some(_) if !chosen.is_empty() => {
-                    let reason = "are for files; a directory has none";
-                    return Err(Error::argument("columns", reason).into());
-                }
-                Some(found) => found,
-                None => labelled_items::<F>(required.train, &chosen, read)?,
-            };
-            let (items, labels): (Vec<F::Item>, Vec<String>) = found.into_iter().unzip();
-            Dataset::labelled(items, &labels).map_err(|error| about(required.train, error))?
-        }
-        TargetKind::None => {
-            let texts = pairs_from_file(required.train, &pair_columns(&chosen)?, read)?;
-            items::<F>(texts, required.train)?
-        }
-        TargetKind::Vectors => distilled::<F>(settings, required.train, &chosen, read)?,
-    };
+    if !targets.is_empty() && targets.len() != required.train.len() {
+        let reason = format!(
+            "{} for {} of training data; one is needed for each",
+            count(targets.len(), "file is given", "files are given"),
+            count(required.train.len(), "set", "sets")
+        );
+        return Err(Error::argument("targets", reason).into());
+    }
+    let sets = required.train.iter().enumerate();
+    let datasets = sets
+        .map(|(number, train)| {
+            let targets = targets.get(number).map(PathBuf::as_path);
+            examples::<F>(kind, settings, train, targets, &chosen, read)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if settings.multi_dataset_sampler.is_some() && datasets.len() == 1 {
+        let reason = "is for several sets of training data; give --train for each";
+        return Err(Error::argument("multi_dataset_sampler", reason).into());
+    }
     let evaluation = match evaluation_source {
         Some(task) => settings.evaluation::<F>(task, read)?,
         None => None,
@@ -118,11 +114,10 @@ fn run_with<F: Family>(
         max_length,
         ..
     } = OpenModel::<F>::by_name(required.model, &model_options, registry)?;
-    note!(
-        "{} of {}",
-        count(dataset.len(), "example", "examples"),
-        required.train.display()
-    );
+    for (dataset, train) in datasets.iter().zip(required.train) {
+        let examples = count(dataset.len(), "example", "examples");
+        note!("{examples} of {}", train.display());
+    }
 
     let begin = Instant::now();
     let before = match &evaluation {
@@ -130,6 +125,9 @@ fn run_with<F: Family>(
         None => None,
     };
     let mut trainer = Trainer::new(config, loss)?;
+    if let Some(sampler) = settings.multi_dataset_sampler {
+        trainer = trainer.with_multi_dataset_sampler(sampler);
+    }
     if let Some(size) = settings.mini_batch_size {
         trainer = trainer.with_mini_batches(size)?;
     }
@@ -170,12 +168,14 @@ fn run_with<F: Family>(
     if let Some(checkpoint) = resume {
         trainer = trainer.resume_from(checkpoint);
     }
-    let (model, summary) = trainer.fit(model, &dataset, &device).inspect_err(|_| {
-        if workspace.keep_what_can_be_resumed() {
-            let directory = workspace.checkpoints().display();
-            note!("checkpoints to go on from with --resume are in {directory}");
-        }
-    })?;
+    let (model, summary) = trainer
+        .fit_all(model, &datasets, &device)
+        .inspect_err(|_| {
+            if workspace.keep_what_can_be_resumed() {
+                let directory = workspace.checkpoints().display();
+                note!("checkpoints to go on from with --resume are in {directory}");
+            }
+        })?;
     model.save(workspace.output())?;
     workspace.end()?;
 
@@ -199,8 +199,11 @@ fn run_with<F: Family>(
         },
         Format::Json => report::print_json(&json!({
             "model": required.model,
-            "train": required.train,
-            "examples": dataset.len(),
+            "train": match required.train {
+                [train] => json!(train),
+                several => json!(several),
+            },
+            "examples": datasets.iter().map(Dataset::len).sum::<usize>(),
             "loss": required.loss,
             "steps": summary.steps,
             "first_loss": summary.losses.first(),
@@ -288,14 +291,48 @@ fn items<F: Family>(texts: Dataset<String>, path: &Path) -> Result<Dataset<F::It
     Ok(Dataset::new(columns, targets)?)
 }
 
+/// The examples of a file or directory for a loss of this kind; `targets` is a file of vectors.
+fn examples<F: Family>(
+    kind: TargetKind,
+    settings: &Settings,
+    train: &Path,
+    targets: Option<&Path>,
+    chosen: &[Column],
+    read: ReadOptions,
+) -> Result<Dataset<F::Item>> {
+    match kind {
+        TargetKind::Scores => {
+            let range = settings.score_range.as_deref();
+            items::<F>(scored_pairs(train, chosen, read, range)?, train)
+        }
+        TargetKind::Labels => {
+            let found = match F::by_class(train).transpose()? {
+                Some(_) if !chosen.is_empty() => {
+                    let reason = "are for files; a directory has none";
+                    return Err(Error::argument("columns", reason).into());
+                }
+                Some(found) => found,
+                None => labelled_items::<F>(train, chosen, read)?,
+            };
+            let (items, labels): (Vec<F::Item>, Vec<String>) = found.into_iter().unzip();
+            Ok(Dataset::labelled(items, &labels).map_err(|error| about(train, error))?)
+        }
+        TargetKind::None => {
+            let texts = pairs_from_file(train, &pair_columns(chosen)?, read)?;
+            items::<F>(texts, train)
+        }
+        TargetKind::Vectors => distilled::<F>(targets, train, chosen, read),
+    }
+}
+
 /// Items with a teacher's embedding each.
 fn distilled<F: Family>(
-    settings: &Settings,
+    targets: Option<&Path>,
     train: &Path,
     chosen: &[Column],
     read: ReadOptions,
 ) -> Result<Dataset<F::Item>> {
-    let Some(targets) = &settings.targets else {
+    let Some(targets) = targets else {
         let reason = "are missing; give a .npy file with a row an item, as `fin encode` writes it";
         return Err(Error::argument("targets", reason).into());
     };

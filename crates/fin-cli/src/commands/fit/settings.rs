@@ -8,8 +8,8 @@ use fin_core::input::Column;
 use fin_core::{BatchLimits, DeviceSpec, Error};
 use fin_pointnet::PointAugmentation;
 use fin_registry::{Modality, ModelOptions, Tower, nearest};
-use fin_train::{LoraConfig, Options, TrainConfig};
-use serde::{Deserialize, Serialize};
+use fin_train::{LoraConfig, MultiDatasetSampler, Options, TrainConfig};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::args::DEFAULT_MODEL;
@@ -118,9 +118,16 @@ pub struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Model")]
     pub check: Option<bool>,
 
-    /// File of training data: .csv, .tsv, .jsonl or .parquet; or directory of images or meshes by class
+    /// File of training data: .csv, .tsv, .jsonl or .parquet; or directory of images or meshes by
+    /// class. Can be given several times, for batches of one set each
     #[arg(long, value_name = "FILE|DIR", help_heading = "Data")]
-    pub train: Option<PathBuf>,
+    #[serde(deserialize_with = "one_or_several")]
+    pub train: Option<Vec<PathBuf>>,
+
+    /// Whose turn it is of several sets of training data: proportional (all batches of all sets,
+    /// shuffled) or round_robin (one of each in turn, until the smallest ends) [default: proportional]
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    pub multi_dataset_sampler: Option<MultiDatasetSampler>,
 
     /// Change items of training at random. Images: crops of 8 to 100 % of the area, mirrored in half
     /// of the cases, with other brightness, contrast, saturation and hue. Meshes: rotated about the
@@ -147,9 +154,10 @@ pub struct Settings {
     pub score_range: Option<String>,
 
     /// NumPy file with a teacher's embeddings, for the loss mse: row i is what training item i is to
-    /// be embedded as
+    /// be embedded as. Once for each --train
     #[arg(long, value_name = "NPY", help_heading = "Data")]
-    pub targets: Option<PathBuf>,
+    #[serde(deserialize_with = "one_or_several")]
+    pub targets: Option<Vec<PathBuf>>,
 
     /// File of evaluation data, or directory of images or meshes by class
     #[arg(long, value_name = "FILE|DIR", help_heading = "Evaluation")]
@@ -208,8 +216,8 @@ pub struct Settings {
     #[arg(long, value_name = "NAME", help_heading = "Training")]
     pub loss: Option<String>,
 
-    /// Option of the loss, as in scale=20, margin=0.1 or learn_temperature=true; can be given several
-    /// times
+    /// Option of the loss, as in scale=20, margin=0.1 or learn_temperature=true; memory=1024 compares
+    /// labelled items with those of earlier batches too; can be given several times
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Training")]
     pub loss_option: Option<Vec<String>>,
 
@@ -235,9 +243,14 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub epochs: Option<usize>,
 
-    /// Rows a step [default: 16]
+    /// Rows a batch [default: 16]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub batch_size: Option<usize>,
+
+    /// Batches a step: weights follow the mean of their gradients. Steps are counted, not batches
+    /// [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub gradient_accumulation: Option<usize>,
 
     /// Rows that the network sees at a time, for batches that memory has no room for: the loss is over
     /// the whole batch, and every item is embedded twice
@@ -359,7 +372,10 @@ impl Settings {
         }
         Ok(Required {
             model: self.model.as_deref().unwrap_or(DEFAULT_MODEL),
-            train: given("train", &self.train)?,
+            train: match given("train", &self.train)?.as_slice() {
+                [] => return Err(Error::argument("train", "is an empty list").into()),
+                paths => paths,
+            },
             loss: given("loss", &self.loss)?,
             output: given("output", &self.output)?,
         })
@@ -428,6 +444,9 @@ impl Settings {
         let config = TrainConfig {
             epochs: self.epochs.unwrap_or(default.epochs),
             batch_size: self.batch_size.unwrap_or(default.batch_size),
+            gradient_accumulation_steps: self
+                .gradient_accumulation
+                .unwrap_or(default.gradient_accumulation_steps),
             learning_rate: self.learning_rate.unwrap_or(default.learning_rate),
             schedule: self.schedule.clone().unwrap_or(default.schedule),
             schedule_options: options("schedule_option", self.schedule_option.as_ref())?,
@@ -452,9 +471,26 @@ impl Settings {
 #[derive(Debug, Clone, Copy)]
 pub struct Required<'a> {
     pub model: &'a str,
-    pub train: &'a Path,
+    pub train: &'a [PathBuf],
     pub loss: &'a str,
     pub output: &'a Path,
+}
+
+/// A path, or a list of paths.
+fn one_or_several<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Vec<PathBuf>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "neither a path nor a list of paths")]
+    enum Paths {
+        One(PathBuf),
+        Several(Vec<PathBuf>),
+    }
+    Ok(match Option::<Paths>::deserialize(deserializer)? {
+        Some(Paths::One(path)) => Some(vec![path]),
+        Some(Paths::Several(paths)) => Some(paths),
+        None => None,
+    })
 }
 
 fn tower(text: &str) -> std::result::Result<Tower, String> {
@@ -555,6 +591,11 @@ mod tests {
             ("xyz = 1", ["field `xyz`", "known are model, device"]),
             ("epochs = 'two'", ["field `epochs`", "invalid type: string"]),
             ("epochs = -1", ["field `epochs`", "-1"]),
+            ("train = 1", ["field `train`", "nor a list of paths"]),
+            (
+                "multi-dataset-sampler = 'size'",
+                ["field `multi-dataset-sampler`", "round_robin"],
+            ),
             ("eval_task = 'sst'", ["field `eval_task`", "retrieval"]),
             ("epochs = ", ["is not valid TOML", "epochs"]),
             (
@@ -588,6 +629,10 @@ mod tests {
         for (flag, value) in [
             ("--epochs", default.epochs.to_string()),
             ("--batch-size", default.batch_size.to_string()),
+            (
+                "--gradient-accumulation",
+                default.gradient_accumulation_steps.to_string(),
+            ),
             ("--learning-rate", format!("{:e}", default.learning_rate)),
             ("--schedule", default.schedule),
             ("--warmup", default.warmup.to_string()),
@@ -603,6 +648,28 @@ mod tests {
             let line = help.lines().find(|line| line.contains(flag)).unwrap();
             assert!(line.contains(&format!("[default: {value}]")), "{line}");
         }
+    }
+
+    #[test]
+    fn training_data_is_one_set_or_several() {
+        let one = merge(&[], "train = 'a.csv'").unwrap();
+        assert_eq!(one.train, Some(vec![PathBuf::from("a.csv")]));
+        let file = "train = ['a.csv', 'b.csv']\nmulti_dataset_sampler = 'round_robin'\n\
+                    gradient_accumulation = 4\n";
+        let same = flags(&[
+            "--train=a.csv",
+            "--train=b.csv",
+            "--multi-dataset-sampler=round_robin",
+            "--gradient-accumulation=4",
+        ]);
+        assert_eq!(merge(&[], file).unwrap(), same);
+        assert_eq!(same.train_config().unwrap().gradient_accumulation_steps, 4);
+        let merged = merge(&["--train=c.csv"], file).unwrap();
+        assert_eq!(merged.train, Some(vec![PathBuf::from("c.csv")]));
+        assert!(flags(&["--train=a.csv"]).required().is_err());
+        let file = "train = []\nloss = 'clip'\noutput = 'x'";
+        let error = merge(&[], file).unwrap().required().unwrap_err();
+        assert!(error.to_string().contains("empty list"), "{error}");
     }
 
     #[test]
