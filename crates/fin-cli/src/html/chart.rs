@@ -336,8 +336,9 @@ mod tests {
 
     /// The texts of elements of a class.
     fn texts(html: &str, class: &str) -> Vec<String> {
-        let parts = html.split(&format!("<text class=\"tick {class}\"")).skip(1);
-        parts
+        let element = format!("<text class=\"tick {class}\"");
+        html.split(&element)
+            .skip(1)
             .map(|part| {
                 let (_, rest) = part.split_once('>').unwrap();
                 rest.split_once('<').unwrap().0.to_owned()

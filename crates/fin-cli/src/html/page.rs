@@ -401,9 +401,11 @@ mod tests {
             assert!(!html.contains("<img src=x"));
             assert!(!html.contains('\0'));
             assert_eq!(html.matches("</style>").count(), 1);
-            assert_eq!(html.matches("</title>").count(), 1);
+            let plain = plain.html();
+            let titles = |html: &str| html.matches("</title>").count();
+            assert_eq!(titles(&html), titles(&plain));
             let without_breaks = html.replace("<wbr>", "");
-            assert_eq!(markup(&without_breaks), markup(&plain.html()));
+            assert_eq!(markup(&without_breaks), markup(&plain));
         }
     }
 
