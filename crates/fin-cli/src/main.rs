@@ -1,9 +1,11 @@
 //! `fin`: embedding models on the command line.
 //!
 //! One file a command in [`commands`]; [`args`] holds the options that they share, [`data`] the
-//! reading of evaluation data, [`report`] what is printed where.
+//! reading of evaluation data, [`report`] what is printed where, [`card`] and [`html`] what is written
+//! for people.
 
 mod args;
+mod card;
 mod commands;
 mod data;
 mod family;

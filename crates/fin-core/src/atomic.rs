@@ -109,7 +109,8 @@ pub fn write(destination: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
 /// A directory under a temporary name that takes its real name at [`AtomicDir::commit`].
 ///
 /// Where the destination exists already, it is moved aside, replaced and then removed; a crash
-/// in between leaves either the old or the new directory whole under one of the two names.
+/// in between leaves either the old or the new directory whole under one of the two names, and
+/// [`recover`] puts the old one back.
 #[derive(Debug)]
 pub struct AtomicDir {
     temporary: TempDir,
@@ -132,6 +133,7 @@ impl AtomicDir {
         }
         let directory = parent(&destination);
         std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
+        recover(&destination)?;
         let temporary = tempfile::Builder::new()
             .prefix(".fin-")
             .suffix(".tmp")
@@ -159,11 +161,7 @@ impl AtomicDir {
             destination,
         } = self;
         sync_directory(temporary.path());
-        let old = destination.is_dir().then(|| {
-            let mut name = std::ffi::OsString::from(".fin-old-");
-            name.push(destination.file_name().unwrap_or_default());
-            destination.with_file_name(name)
-        });
+        let old = destination.is_dir().then(|| aside(&destination));
         if let Some(old) = &old {
             if old.exists() {
                 std::fs::remove_dir_all(old).map_err(Error::io(old, "remove"))?;
@@ -188,6 +186,27 @@ impl AtomicDir {
         }
         Ok(())
     }
+}
+
+/// Puts a directory back that a crash in the middle of [`AtomicDir::commit`] left moved aside. Nothing
+/// happens where there is none, or where the destination is there.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be renamed.
+pub fn recover(destination: impl AsRef<Path>) -> Result<()> {
+    let destination = destination.as_ref();
+    let old = aside(destination);
+    if !destination.exists() && old.is_dir() {
+        std::fs::rename(&old, destination).map_err(Error::io(destination, "restore"))?;
+    }
+    Ok(())
+}
+
+/// Where a directory is while another takes its place.
+fn aside(destination: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".fin-old-");
+    name.push(destination.file_name().unwrap_or_default());
+    destination.with_file_name(name)
 }
 
 fn parent(path: &Path) -> &Path {
@@ -267,6 +286,32 @@ mod tests {
             assert_eq!(names, [content]);
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_directory_that_a_crash_left_aside_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model");
+        let moved = dir.path().join(".fin-old-model");
+        for again in [
+            |path: &Path| recover(path).unwrap(),
+            |path: &Path| {
+                drop(AtomicDir::create(path).unwrap());
+            },
+        ] {
+            std::fs::create_dir(&moved).unwrap();
+            std::fs::write(moved.join("weights"), "old").unwrap();
+            again(&path);
+            let found = std::fs::read_to_string(path.join("weights")).unwrap();
+            assert_eq!(found, "old");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+            std::fs::remove_dir_all(&path).unwrap();
+        }
+        // One that is there is not replaced by an older one.
+        std::fs::create_dir(&moved).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        recover(&path).unwrap();
+        assert!(moved.is_dir() && path.is_dir());
     }
 
     #[test]

@@ -10,21 +10,26 @@
 //! | `loss_optimizer.safetensors` | their [`Optimizer`] |
 //! | `memory.safetensors` | embeddings of earlier batches, if the loss has a [`Memory`] |
 //! | `state.json` | [`TrainState`] |
+//! | `history.json` | losses and metrics up to there |
 //!
 //! A run resumed from it ends with the weights that it would have had unbroken, bit for bit on a
 //! device with deterministic kernels (`flex`): batches, dropout and learning rates depend on the
-//! seed and the step alone.
+//! seed and the step alone. What callbacks measured comes back with it, so that early stopping and the
+//! best network are those of an unbroken run, too.
 
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use burn::tensor::Device;
-use fin_core::atomic::{AtomicDir, write};
-use fin_core::weights::{self, Checkpoint};
+use fin_core::atomic::{AtomicDir, recover, write};
+use fin_core::weights::{self, Checkpoint, Names};
 use fin_core::{Embedder, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::callback::{MetricRecord, Mode};
 use crate::config::TrainConfig;
+use crate::history::{History, StoredRecord};
 use crate::lora::LoraConfig;
 use crate::loss::{LossParameters, Memory};
 use crate::optim::Optimizer;
@@ -38,6 +43,8 @@ const LOSS: &str = "loss.safetensors";
 const LOSS_OPTIMIZER: &str = "loss_optimizer.safetensors";
 const MEMORY: &str = "memory.safetensors";
 const STATE: &str = "state.json";
+const HISTORY: &str = "history.json";
+const BEST: &str = "best.json";
 /// Version of the layout.
 const FORMAT: u32 = 1;
 /// Start of a checkpoint's directory name, followed by the step in decimal.
@@ -198,6 +205,9 @@ pub(crate) struct Trained<'a, N> {
     pub loss: Option<(&'static str, LossParameters)>,
     pub loss_optimizer: &'a Optimizer,
     pub memory: Option<&'a Memory>,
+    /// Loss of every step, those before a resumption included.
+    pub losses: &'a [f32],
+    pub records: &'a [MetricRecord],
 }
 
 /// Writes a checkpoint into `parent` and deletes all but the newest `keep`. Returns its directory.
@@ -221,6 +231,7 @@ pub(crate) fn save<E: Embedder>(
     if let Some(memory) = trained.memory {
         memory.save(&new.path().join(MEMORY))?;
     }
+    History::save(&new.path().join(HISTORY), trained.losses, trained.records)?;
     let text = serde_json::to_string_pretty(state)
         .map_err(|e| Error::invalid(&directory, format!("the state cannot be written: {e}")))?;
     write(new.path().join(STATE), text.as_bytes())?;
@@ -253,16 +264,129 @@ pub(crate) fn load<E: Embedder>(
     optimizer: Optimizer,
     device: &Device,
 ) -> Result<(E::Network, Optimizer)> {
+    let network = load_network(directory, network, &embedder.names(), device)?;
+    let optimizer = optimizer.load(directory.join(OPTIMIZER), &network, device)?;
+    Ok((network, optimizer))
+}
+
+/// The network alone.
+fn load_network<M: Module>(
+    directory: &Path,
+    network: M,
+    names: &Names,
+    device: &Device,
+) -> Result<M> {
     let weights = Checkpoint::open(directory.join(MODEL))?;
-    let (network, report) = weights::load(network, &weights, &embedder.names(), device)?;
+    let (network, report) = weights::load(network, &weights, names, device)?;
     if !report.unused.is_empty() {
         return Err(Error::UnusedTensors {
             path: weights.path().to_path_buf(),
             names: report.unused,
         });
     }
-    let optimizer = optimizer.load(directory.join(OPTIMIZER), &network, device)?;
-    Ok((network, optimizer))
+    Ok(network)
+}
+
+/// Losses and metrics up to a checkpoint; of one that an earlier version made, none.
+pub(crate) fn history(directory: &Path) -> Result<History> {
+    History::read(&directory.join(HISTORY))
+}
+
+/// The network that measured best, in a directory that is replaced as a whole.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Best {
+    pub directory: PathBuf,
+    /// Metric that it was chosen by.
+    pub monitor: String,
+    pub mode: Mode,
+    /// What was measured on it.
+    pub record: MetricRecord,
+    /// Temperature that the loss had learnt by then.
+    pub logit_scale: Option<f32>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredBest {
+    format: u32,
+    monitor: String,
+    mode: Mode,
+    record: StoredRecord,
+    logit_scale: Option<f32>,
+}
+
+impl Best {
+    /// The value that it was chosen by.
+    pub fn value(&self) -> Option<f64> {
+        self.record.metrics.get(&self.monitor)
+    }
+
+    /// The file beside the network.
+    pub fn record_path(&self) -> PathBuf {
+        self.directory.join(BEST)
+    }
+
+    /// Writes the network and the record.
+    pub fn save<M: Module>(&self, network: &M, names: &Names) -> Result<()> {
+        let new = AtomicDir::create(&self.directory)?;
+        weights::save_module(new.path().join(MODEL), network, names)?;
+        let stored = StoredBest {
+            format: FORMAT,
+            monitor: self.monitor.clone(),
+            mode: self.mode,
+            record: StoredRecord::from(&self.record),
+            logit_scale: self.logit_scale,
+        };
+        let text = serde_json::to_string_pretty(&stored).map_err(|e| {
+            let reason = format!("the record cannot be written: {e}");
+            Error::invalid(&self.directory, reason)
+        })?;
+        write(new.path().join(BEST), text.as_bytes())?;
+        new.commit()
+    }
+
+    /// The record in a directory, if there is one.
+    pub fn read(directory: &Path) -> Result<Option<Self>> {
+        recover(directory)?;
+        let path = directory.join(BEST);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(&path, "read")(e)),
+        };
+        let stored: StoredBest = serde_json::from_str(&text).map_err(|e| {
+            let reason = format!("is not the record of the best network of a run: {e}");
+            Error::invalid(&path, reason)
+        })?;
+        if stored.format != FORMAT {
+            let reason = format!(
+                "has format {}, this version reads format {FORMAT}",
+                stored.format
+            );
+            return Err(Error::invalid(&path, reason));
+        }
+        Ok(Some(Self {
+            directory: directory.to_path_buf(),
+            monitor: stored.monitor,
+            mode: stored.mode,
+            record: stored.record.record(&path)?,
+            logit_scale: stored.logit_scale,
+        }))
+    }
+
+    /// The network, in place of `network`, which has its form.
+    pub fn network<M: Module>(&self, network: M, names: &Names, device: &Device) -> Result<M> {
+        load_network(&self.directory, network, names, device)
+    }
+
+    /// Removes what an earlier run left in a directory.
+    pub fn remove(directory: &Path) -> Result<()> {
+        recover(directory)?;
+        if directory.join(BEST).is_file() {
+            std::fs::remove_dir_all(directory).map_err(Error::io(directory, "remove"))?;
+        }
+        Ok(())
+    }
 }
 
 /// The parameters of a loss in a checkpoint and their optimiser, on `device`; `parameters` are

@@ -5,6 +5,7 @@ pub mod checkpoint;
 mod config;
 pub mod dataset;
 pub mod evaluate;
+mod history;
 pub mod lora;
 pub mod loss;
 mod metrics;

@@ -18,6 +18,7 @@ use crate::callback::{Callback, Context, MetricRecord, Progress};
 use crate::checkpoint::{self, Named, TrainState, Trained};
 use crate::config::TrainConfig;
 use crate::dataset::{self, Dataset};
+use crate::history::History;
 use crate::lora::LoraConfig;
 use crate::loss::{Loss, LossShape};
 use crate::optim::{AdamW, Optimizer, OptimizerConfig, groups};
@@ -35,14 +36,19 @@ pub struct TrainSummary {
     pub total_steps: usize,
     /// Loss of every step of this run, in order.
     pub losses: Vec<f32>,
+    /// Loss of every step before a resumption, as far as the checkpoint has them.
+    pub earlier_losses: Vec<f32>,
     /// Seconds from the first step to the end, callbacks and checkpoints included.
     pub seconds: f64,
     /// Items embedded a second, callbacks and checkpoints not counted.
     pub items_per_second: f64,
     /// Distinct items that were cut to the model's maximum length.
     pub truncated: usize,
-    /// What callbacks measured.
+    /// What callbacks measured, before a resumption too.
     pub metrics: Vec<MetricRecord>,
+    /// What was measured on the network that came out, where that is the best one rather than the
+    /// last.
+    pub best: Option<MetricRecord>,
     /// Whether a callback ended the run early.
     pub stopped: bool,
     /// The last checkpoint that was written.
@@ -395,8 +401,13 @@ impl<E: Embedder> Trainer<E> {
             items: 0,
             seconds: 0.0,
         };
-        let (mut records, mut stop, mut losses, mut written) =
-            (Vec::new(), false, Vec::new(), None);
+        let history = self.resume.as_deref().map(checkpoint::history);
+        let History {
+            mut losses,
+            mut records,
+        } = history.transpose()?.unwrap_or_default();
+        let earlier = losses.len();
+        let (mut stop, mut best, mut written) = (false, None, None);
         let begin = Instant::now();
         macro_rules! call {
             ($method:ident) => {
@@ -408,6 +419,8 @@ impl<E: Embedder> Trainer<E> {
                         device: &plain,
                         records: &mut records,
                         stop: &mut stop,
+                        loss: self.loss.as_ref(),
+                        best: &mut best,
                     })?;
                 }
             };
@@ -504,6 +517,8 @@ impl<E: Embedder> Trainer<E> {
                         loss: self.loss.parameters(),
                         loss_optimizer: &loss_optimizer,
                         memory: self.loss.memory(),
+                        losses: &losses,
+                        records: &records,
                     };
                     written = Some(checkpoint::save(
                         directory, &embedder, trained, &state, keep,
@@ -518,29 +533,38 @@ impl<E: Embedder> Trainer<E> {
         let summary = TrainSummary {
             steps: state.step,
             total_steps: plan.total,
-            losses,
+            losses: losses.split_off(earlier),
+            earlier_losses: losses,
             seconds: begin.elapsed().as_secs_f64(),
             items_per_second: progress.items_per_second(),
             truncated,
             metrics: records,
+            best: best.as_ref().map(|best| best.record.clone()),
             stopped: state.step < plan.total,
             checkpoint: written,
         };
         let mut network = network.valid();
+        let scale = match best {
+            None => self.loss.logit_scale(),
+            Some(best) => {
+                network = best.network(network, &embedder.names(), &plain)?;
+                best.logit_scale
+            }
+        };
         if let Some((lora, adapters)) = &self.lora {
             if let Some(Adapters { directory, base }) = adapters {
                 lora.save_adapters(&network, &embedder.names(), base, directory)?;
             }
             network = network.materialize();
         }
-        let network = with_scale(network, self.loss.as_ref());
+        let network = with_scale(network, scale);
         Ok((embedder.with_network(network), summary))
     }
 }
 
 /// A network with the temperature that the loss has learnt, if it has one and the network keeps it.
-fn with_scale<N: EmbeddingNetwork>(network: N, loss: &dyn Loss) -> N {
-    match (network.logit_scale(), loss.logit_scale()) {
+fn with_scale<N: EmbeddingNetwork>(network: N, learnt: Option<f32>) -> N {
+    match (network.logit_scale(), learnt) {
         (Some(_), Some(scale)) => network.with_logit_scale(scale),
         _ => network,
     }

@@ -13,8 +13,8 @@ use fin_train::evaluate::Rankings;
 use serde_json::{Map, json};
 
 use crate::args::{ModelArgs, positive, read_options};
-use crate::data::{EvalSource, EvalTask, Evaluation, Found, metric_rows};
-use crate::family::{Family, Item, for_family};
+use crate::data::{EvalSource, EvalTask, Evaluation, metric_rows};
+use crate::family::{Family, for_family};
 use crate::html;
 use crate::model::OpenModel;
 use crate::report::{self, Format, Result, note, rounded};
@@ -200,7 +200,7 @@ fn page<F: Family>(
     let max_pixels = args.model.max_pixels.unwrap_or(MAX_PIXELS);
     let queries: Vec<html::Query> = examples
         .into_iter()
-        .map(|example| query::<F>(example, max_pixels))
+        .map(|example| html::query::<F>(example, max_pixels))
         .collect();
     let mut facts = vec![("Model".to_owned(), args.model.model.clone())];
     if let Ok(row) = registry.catalogue.find(&args.model.model) {
@@ -233,28 +233,7 @@ fn page<F: Family>(
         columns: columns.collect(),
         queries,
         selection,
+        ..html::Report::default()
     };
     report.html()
-}
-
-fn query<F: Family>(found: Found<'_, F::Item>, max_pixels: u64) -> html::Query {
-    let item = |item: &F::Item, label: Option<&str>| html::Item {
-        caption: item.key(),
-        label: label.map(str::to_owned),
-        // One that cannot be read any more is shown by its path.
-        thumbnail: F::picture(item, max_pixels).and_then(|image| html::Thumbnail::new(&image).ok()),
-    };
-    let query = item(found.item, found.label);
-    let hits = (1..).zip(found.hits);
-    let hits = hits.map(|(rank, (other, label, score, is_right))| html::Hit {
-        item: item(other, label),
-        rank,
-        score,
-        is_right,
-    });
-    html::Query {
-        hits: hits.collect(),
-        item: query,
-        relevant: found.relevant,
-    }
 }

@@ -2,22 +2,17 @@
 
 use std::fmt::{self, Display, Formatter, Write};
 
-use super::{Hit, Item, Query, Report};
+use super::queries::queries;
+use super::{Chart, Report};
 
 const STYLE: &str = include_str!("style.css");
 
-/// Characters of a text that are shown.
-const TEXT_CHARS: usize = 600;
-
-/// Characters of a picture's path that are shown, the last ones.
-const PATH_CHARS: usize = 40;
-
 /// Stands for a number that is not defined.
-const DASH: &str = "–";
+pub const DASH: &str = "–";
 
 /// Text with all that HTML would take for something else replaced, in elements and in quoted
 /// attributes. Control characters, which HTML cannot hold, become U+FFFD.
-struct Escaped<'a>(&'a str);
+pub struct Escaped<'a>(pub &'a str);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -38,31 +33,12 @@ impl Display for Escaped<'_> {
 }
 
 /// Escaped, with leave to break the line after each part of a path.
-fn breakable(text: &str) -> String {
+pub fn breakable(text: &str) -> String {
     Escaped(text).to_string().replace('/', "/<wbr>")
 }
 
-/// The beginning of a text.
-fn beginning(text: &str) -> String {
-    match text.char_indices().nth(TEXT_CHARS) {
-        Some((end, _)) => format!("{}…", text[..end].trim_end()),
-        None => text.to_owned(),
-    }
-}
-
-/// The end of a path, which tells more than its beginning: whole parts of it where that is possible.
-fn ending(path: &str) -> String {
-    match path.char_indices().rev().nth(PATH_CHARS - 1) {
-        Some((start, _)) if start > 0 => {
-            let end = &path[start..];
-            format!("…{}", &end[end.find(['/', '\\']).unwrap_or(0)..])
-        }
-        _ => path.to_owned(),
-    }
-}
-
 /// A value or, with `signed`, a difference: four decimals, as on the terminal.
-fn number(value: f64, signed: bool) -> String {
+pub fn number(value: f64, signed: bool) -> String {
     if !value.is_finite() {
         return DASH.to_owned();
     }
@@ -145,8 +121,16 @@ impl Display for Page<'_> {
              <h1 dir=\"auto\">{title}</h1>\n"
         )?;
         facts(f, &report.facts)?;
+        if !report.settings.is_empty() {
+            f.write_str("<h2>Settings</h2>\n")?;
+            facts(f, &report.settings)?;
+        }
+        charts(f, &report.charts)?;
         metrics(f, &report.columns)?;
-        queries(f, report)?;
+        // A run may have none to show; a search that has none says so.
+        if report.charts.is_empty() || !report.queries.is_empty() {
+            queries(f, report)?;
+        }
         f.write_str("</main>\n</body>\n</html>\n")
     }
 }
@@ -161,6 +145,17 @@ fn facts(f: &mut Formatter<'_>, facts: &[(String, String)]) -> fmt::Result {
         writeln!(f, "<dt>{name}</dt><dd dir=\"auto\">{value}</dd>")?;
     }
     f.write_str("</dl>\n")
+}
+
+fn charts(f: &mut Formatter<'_>, charts: &[Chart]) -> fmt::Result {
+    let figures: String = charts.iter().map(Chart::html).collect();
+    match figures.is_empty() {
+        true => Ok(()),
+        false => write!(
+            f,
+            "<h2>Course of training</h2>\n<div class=\"charts\">\n{figures}</div>\n"
+        ),
+    }
 }
 
 /// Metrics with cut-offs in one table, cut-offs along the top; the others in a second one.
@@ -289,159 +284,12 @@ fn whole_table(columns: &[Column], metrics: &[&str]) -> String {
     out + "</tbody>\n</table>\n</div>\n"
 }
 
-fn queries(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
-    f.write_str("<h2>Queries</h2>\n")?;
-    if !report.selection.is_empty() {
-        let selection = Escaped(&report.selection);
-        writeln!(f, "<p class=\"note\" dir=\"auto\">{selection}</p>")?;
-    }
-    if report.queries.is_empty() {
-        return f.write_str("<p>No queries are shown.</p>\n");
-    }
-    f.write_str(
-        "<p class=\"note\">The nearest come first, each with its place and its similarity to the \
-         query.</p>\n",
-    )?;
-    for (i, query) in report.queries.iter().enumerate() {
-        self::query(f, i + 1, query)?;
-    }
-    Ok(())
-}
-
-fn query(f: &mut Formatter<'_>, n: usize, query: &Query) -> fmt::Result {
-    let pictures = query.hits.iter().any(|hit| hit.item.thumbnail.is_some());
-    let class = if pictures { "pictures" } else { "texts" };
-    let item = &query.item;
-    write!(
-        f,
-        "<article class=\"query card {class}\">\n<div class=\"ask\">\n"
-    )?;
-    if item.thumbnail.is_some() {
-        frame(f, item)?;
-    }
-    write!(
-        f,
-        "<div class=\"about\">\n<h3><span class=\"number\">Query {n}</span> "
-    )?;
-    // The heading is the label of a picture, and the words of a text.
-    let caption = match item.thumbnail {
-        Some(_) => ending(&item.caption),
-        None => beginning(&item.caption),
-    };
-    let (heading, below) = match (&item.thumbnail, &item.label) {
-        (Some(_), Some(label)) => (label, Some(&caption)),
-        (_, label) => (&caption, label.as_ref()),
-    };
-    writeln!(f, "<bdi>{}</bdi></h3>", breakable(heading))?;
-    if let Some(below) = below {
-        writeln!(f, "<p class=\"note\" dir=\"auto\">{}</p>", breakable(below))?;
-    }
-    writeln!(
-        f,
-        "<p class=\"summary\">{}</p>\n</div>\n</div>",
-        summary(query)
-    )?;
-    if query.hits.is_empty() {
-        return f.write_str("</article>\n");
-    }
-    f.write_str("<ol class=\"hits\" role=\"list\">\n")?;
-    let mut before = 0;
-    for hit in &query.hits {
-        if hit.rank > before + 1 {
-            f.write_str("<li class=\"gap\">…</li>\n")?;
-        }
-        before = hit.rank;
-        self::hit(f, hit, pictures)?;
-    }
-    f.write_str("</ol>\n</article>\n")
-}
-
-/// How well it went, in a sentence.
-fn summary(query: &Query) -> String {
-    // Answers from further down do not count as found.
-    let places = query.hits.iter().zip(1..);
-    let first: Vec<&Hit> = places
-        .take_while(|(hit, place)| hit.rank == *place)
-        .map(|(hit, _)| hit)
-        .collect();
-    let found = first.iter().filter(|hit| hit.is_right).count();
-    let n = first.len();
-    match (n, query.relevant) {
-        (0, _) => "Nothing was found.".to_owned(),
-        (_, 0) => "There is no right answer.".to_owned(),
-        (_, 1) => match first.iter().find(|hit| hit.is_right) {
-            Some(hit) => format!("The right answer is at place {}.", hit.rank),
-            None => format!("The right answer is not among the first {n}."),
-        },
-        (_, all) => format!("{found} of {all} right answers among the first {n}."),
-    }
-}
-
-fn hit(f: &mut Formatter<'_>, hit: &Hit, pictures: bool) -> fmt::Result {
-    let item = &hit.item;
-    let (class, symbol) = if hit.is_right {
-        ("right", '✓')
-    } else {
-        ("wrong", '✗')
-    };
-    writeln!(f, "<li class=\"hit {class}\">")?;
-    if pictures {
-        frame(f, item)?;
-    }
-    let score = match hit.score {
-        score if score.is_finite() => format!("{score:.3}").replace('-', "−"),
-        _ => DASH.to_owned(),
-    };
-    write!(
-        f,
-        "<p class=\"mark\"><span><span aria-hidden=\"true\">{symbol}</span> {class}</span> \
-         <span class=\"rank\">{}</span></p>\n\
-         <p class=\"score\">{score}</p>\n",
-        hit.rank
-    )?;
-    if pictures {
-        // A picture without a label is told by its file.
-        let file = || ending(&item.caption);
-        let text = item.label.clone().unwrap_or_else(file);
-        writeln!(f, "<p class=\"told\" dir=\"auto\">{}</p>", breakable(&text))?;
-    } else {
-        let text = beginning(&item.caption);
-        writeln!(f, "<p class=\"told\" dir=\"auto\">{}</p>", Escaped(&text))?;
-        if let Some(label) = &item.label {
-            let label = Escaped(label);
-            writeln!(f, "<p class=\"told note\" dir=\"auto\">{label}</p>")?;
-        }
-    }
-    f.write_str("</li>\n")
-}
-
-/// A picture, or the words where there is none.
-fn frame(f: &mut Formatter<'_>, item: &Item) -> fmt::Result {
-    let Some(thumbnail) = &item.thumbnail else {
-        let text = ending(&item.caption);
-        let text = breakable(&text);
-        return writeln!(f, "<div class=\"frame\"><p dir=\"auto\">{text}</p></div>");
-    };
-    let (width, height) = thumbnail.shown_size();
-    let class = if thumbnail.is_magnified() {
-        " class=\"magnified\""
-    } else {
-        ""
-    };
-    let caption = Escaped(&item.caption);
-    writeln!(
-        f,
-        "<div class=\"frame\"><img{class} src=\"{}\" width=\"{width}\" height=\"{height}\" \
-         alt=\"{caption}\" title=\"{caption}\"></div>",
-        thumbnail.address()
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use fin_core::image::RgbImage;
 
-    use super::super::Thumbnail;
+    use super::super::queries::{PATH_CHARS, TEXT_CHARS, beginning, ending, summary};
+    use super::super::{Hit, Item, Query, Thumbnail};
     use super::*;
 
     const HOSTILE: &str = "</style></title>\"'><img src=x onerror=alert(1)>&lt;\0\n";
@@ -475,6 +323,19 @@ mod tests {
         (label.to_owned(), values.collect())
     }
 
+    fn chart(words: &str) -> Chart {
+        Chart {
+            title: words.to_owned(),
+            note: words.to_owned(),
+            lines: vec![super::super::Line {
+                name: words.to_owned(),
+                points: vec![(0, 0.5), (10, 0.25)],
+                is_faint: false,
+            }],
+            mark: Some((10, words.to_owned())),
+        }
+    }
+
     /// A page with pictures and one with texts.
     fn full(words: &str) -> [Report; 2] {
         [true, false].map(|pictures| {
@@ -483,6 +344,8 @@ mod tests {
             Report {
                 title: words.to_owned(),
                 facts: vec![(words.to_owned(), words.to_owned())],
+                settings: vec![(words.to_owned(), words.to_owned())],
+                charts: vec![chart(words)],
                 columns: vec![
                     column(words, &[("map@1", 0.5), (words, 0.25)]),
                     column(words, &[("map@1", 0.75), (words, 0.5)]),
@@ -490,6 +353,7 @@ mod tests {
                 queries: vec![Query {
                     item: item(),
                     relevant: 2,
+                    earlier: None,
                     hits: vec![hit(1, true, item()), hit(2, false, item())],
                 }],
                 selection: words.to_owned(),
@@ -537,9 +401,11 @@ mod tests {
             assert!(!html.contains("<img src=x"));
             assert!(!html.contains('\0'));
             assert_eq!(html.matches("</style>").count(), 1);
-            assert_eq!(html.matches("</title>").count(), 1);
+            let plain = plain.html();
+            let titles = |html: &str| html.matches("</title>").count();
+            assert_eq!(titles(&html), titles(&plain));
             let without_breaks = html.replace("<wbr>", "");
-            assert_eq!(markup(&without_breaks), markup(&plain.html()));
+            assert_eq!(markup(&without_breaks), markup(&plain));
         }
     }
 
@@ -655,6 +521,7 @@ mod tests {
         let nothing = Query {
             item: item("", None, None),
             relevant: 0,
+            earlier: None,
             hits: Vec::new(),
         };
         let report = Report {
@@ -673,22 +540,29 @@ mod tests {
         let mut query = Query {
             item: answer(),
             relevant: 1,
+            earlier: None,
             hits: vec![hit(1, false, answer()), hit(2, false, answer())],
         };
         assert_eq!(
-            summary(&query),
+            summary(&query.hits, query.relevant),
             "The right answer is not among the first 2."
         );
         query.hits.push(hit(40, true, answer()));
         assert_eq!(
-            summary(&query),
+            summary(&query.hits, query.relevant),
             "The right answer is not among the first 2."
         );
         query.relevant = 0;
-        assert_eq!(summary(&query), "There is no right answer.");
+        assert_eq!(
+            summary(&query.hits, query.relevant),
+            "There is no right answer."
+        );
         query.hits[1].is_right = true;
         query.relevant = 1;
-        assert_eq!(summary(&query), "The right answer is at place 2.");
+        assert_eq!(
+            summary(&query.hits, query.relevant),
+            "The right answer is at place 2."
+        );
 
         let report = Report {
             queries: vec![query],
@@ -701,11 +575,42 @@ mod tests {
     }
 
     #[test]
+    fn a_run_shows_its_curves_and_answers_before_and_after() {
+        let answer = || item("words", None, None);
+        let mut report = Report {
+            settings: vec![("epochs".into(), "3".into())],
+            charts: vec![chart("loss")],
+            ..Report::default()
+        };
+        let html = report.html();
+        assert!(html.contains("<h2>Settings</h2>\n<dl class=\"facts\">\n<dt>epochs</dt>"));
+        assert_eq!(html.matches("<svg ").count(), 1);
+        assert!(!html.contains("<h2>Queries"));
+        report.queries.push(Query {
+            item: answer(),
+            relevant: 1,
+            earlier: Some(vec![hit(1, false, answer())]),
+            hits: vec![hit(1, true, answer())],
+        });
+        let html = report.html();
+        let (_, queries) = html.split_once("<h2>Queries").unwrap();
+        let (before, after) = queries.split_once("<h4>After</h4>").unwrap();
+        assert!(before.contains(
+            "Before: The right answer is not among the first 1. After: The right answer is at \
+             place 1."
+        ));
+        let (_, before) = before.split_once("<h4>Before</h4>").unwrap();
+        assert!(before.contains("<li class=\"hit wrong\">") && !before.contains("hit right"));
+        assert!(after.contains("<li class=\"hit right\">") && !after.contains("hit wrong"));
+    }
+
+    #[test]
     fn pictures_that_cannot_be_read_are_told_by_their_file() {
         let report = Report {
             queries: vec![Query {
                 item: item("query.png", None, picture(200)),
                 relevant: 2,
+                earlier: None,
                 hits: vec![
                     hit(1, true, item("a/1.png", None, picture(28))),
                     hit(2, true, item("a/2.png", Some("cat"), None)),

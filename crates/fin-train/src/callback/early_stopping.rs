@@ -1,43 +1,15 @@
 //! Ending a run that no longer improves.
 
-use std::str::FromStr;
-
 use fin_core::{Embedder, Error, Result};
-use serde::{Deserialize, Serialize};
 
-use super::{Callback, Context};
-
-/// Which of two values of a metric is the better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// The larger.
-    #[default]
-    Max,
-    /// The smaller.
-    Min,
-}
-
-impl FromStr for Mode {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "max" => Ok(Self::Max),
-            "min" => Ok(Self::Min),
-            other => {
-                let reason = format!("`{other}` is not a mode; accepted: max, min");
-                Err(Error::argument("mode", reason))
-            }
-        }
-    }
-}
+use super::monitor::measured;
+use super::{Callback, Context, Mode};
 
 /// Asks training to end once a metric has not become better for some measurements in a row, as Keras'
 /// callback of this name does.
 ///
-/// The metric is what an evaluator before this callback records, whichever has one of this name. What
-/// a resumed run has not measured itself does not count.
+/// The metric is what an evaluator before this callback records, whichever has one of this name. A
+/// resumed run goes on with what the checkpoint has of it, so that it ends where an unbroken one does.
 #[derive(Debug, Clone)]
 pub struct EarlyStopping {
     monitor: String,
@@ -83,20 +55,23 @@ impl EarlyStopping {
         Ok(self)
     }
 
-    /// A value that has to be surpassed from the beginning, such as that of the model before.
-    pub fn with_baseline(mut self, baseline: f64) -> Self {
+    /// A value that has to be surpassed from the beginning, such as that of the model before: training
+    /// ends where the first `patience` measurements do not.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where it is not finite.
+    pub fn with_baseline(mut self, baseline: f64) -> Result<Self> {
+        if !baseline.is_finite() {
+            let reason = format!("{baseline} is not a finite number");
+            return Err(Error::argument("baseline", reason));
+        }
         self.best = Some(baseline);
-        self
+        Ok(self)
     }
 
     /// Takes a measurement; whether it is time to stop.
     fn measured(&mut self, value: f64) -> bool {
-        let is_better = match (self.best, self.mode) {
-            (None, _) => !value.is_nan(),
-            (Some(best), Mode::Max) => value > best + self.min_delta,
-            (Some(best), Mode::Min) => value < best - self.min_delta,
-        };
-        if is_better {
+        if self.mode.is_better(value, self.best, self.min_delta) {
             self.best = Some(value);
             self.waited = 0;
         } else {
@@ -107,24 +82,11 @@ impl EarlyStopping {
 
     fn look<E: Embedder>(&mut self, context: &mut Context<'_, E>) -> Result<()> {
         let new = &context.records()[self.seen..];
-        let values: Vec<f64> = new
-            .iter()
-            .filter_map(|record| record.metrics.get(&self.monitor))
-            .collect();
-        if let (Some(record), true) = (new.last(), values.is_empty()) {
-            let names: Vec<&str> = record.metrics.iter().map(|(name, _)| name).collect();
-            let reason = format!(
-                "no evaluator measures `{}`; measured are {}",
-                self.monitor,
-                names.join(", ")
-            );
-            return Err(Error::argument("monitor", reason));
-        }
-        self.seen = context.records().len();
         let mut stops = false;
-        for value in values {
+        for (_, value) in measured(new, &self.monitor)? {
             stops |= self.measured(value);
         }
+        self.seen = context.records().len();
         if stops {
             context.request_stop();
         }
@@ -133,6 +95,10 @@ impl EarlyStopping {
 }
 
 impl<E: Embedder> Callback<E> for EarlyStopping {
+    fn on_train_begin(&mut self, context: &mut Context<'_, E>) -> Result<()> {
+        self.look(context)
+    }
+
     fn on_step_end(&mut self, context: &mut Context<'_, E>) -> Result<()> {
         self.look(context)
     }
@@ -166,8 +132,10 @@ mod tests {
         );
         let delta = up.clone().with_min_delta(0.05).unwrap();
         assert_eq!(stops(delta, &[0.1, 0.12, 0.14]), Some(2));
-        let baseline = up.with_baseline(0.5);
-        assert_eq!(stops(baseline, &[0.3, 0.4, 0.6]), Some(1));
+        let baseline = up.with_baseline(0.5).unwrap();
+        assert_eq!(stops(baseline.clone(), &[0.3, 0.4, 0.6]), Some(1));
+        // Once it is passed, the best value counts.
+        assert_eq!(stops(baseline, &[0.3, 0.6, 0.55, 0.58]), Some(3));
         let down = EarlyStopping::new("loss", Mode::Min, 1).unwrap();
         assert_eq!(stops(down, &[3.0, 2.0, 2.0]), Some(2));
     }
@@ -179,6 +147,7 @@ mod tests {
         for delta in [-1.0, f64::NAN, f64::INFINITY] {
             assert!(callback.clone().with_min_delta(delta).is_err());
         }
+        assert!(callback.with_baseline(f64::NAN).is_err());
         assert!("maximum".parse::<Mode>().is_err());
     }
 }

@@ -57,7 +57,7 @@ impl<E: Embedder> Evaluate<E> {
 
 impl<E: Embedder> Callback<E> for Evaluate<E> {
     fn on_train_begin(&mut self, context: &mut Context<'_, E>) -> Result<()> {
-        if self.at_begin {
+        if self.at_begin && context.progress().step == 0 {
             self.run(context)
         } else {
             Ok(())

@@ -1,25 +1,35 @@
 //! What else happens in the course of training.
 //!
-//! [`ProgressBar`] shows how far it is, [`Log`] writes it down, [`Evaluate`] measures in between, and
-//! [`EarlyStopping`] ends what no longer improves. A further callback implements [`Callback`], here or elsewhere.
+//! [`ProgressBar`] shows how far it is, [`Log`] and [`TensorBoard`] write it down, [`Evaluate`]
+//! measures in between, [`BestModel`] keeps the network that measured best, and [`EarlyStopping`] ends
+//! what no longer improves. A further callback implements [`Callback`], here or elsewhere.
 
+mod best_model;
 mod early_stopping;
 mod evaluate;
 mod log;
+mod monitor;
 mod progress;
+mod tensorboard;
 
 use std::fmt;
+use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Device;
 use fin_core::{Embedder, Result};
 use serde::Serialize;
 
-pub use early_stopping::{EarlyStopping, Mode};
+pub use best_model::BestModel;
+pub use early_stopping::EarlyStopping;
 pub use evaluate::Evaluate;
 pub use log::Log;
+pub use monitor::Mode;
 pub use progress::ProgressBar;
+pub use tensorboard::{TensorBoard, event_files};
 
+use crate::checkpoint::Best;
+use crate::loss::Loss;
 use crate::metrics::Metrics;
 
 /// How far training is.
@@ -77,6 +87,8 @@ pub struct Context<'a, E: Embedder> {
     pub(crate) device: &'a Device,
     pub(crate) records: &'a mut Vec<MetricRecord>,
     pub(crate) stop: &'a mut bool,
+    pub(crate) loss: &'a dyn Loss,
+    pub(crate) best: &'a mut Option<Best>,
 }
 
 impl<E: Embedder> Context<'_, E> {
@@ -97,7 +109,7 @@ impl<E: Embedder> Context<'_, E> {
         self.device
     }
 
-    /// Metrics recorded so far.
+    /// Metrics recorded so far; of a resumed run, those that the checkpoint has come first.
     pub fn records(&self) -> &[MetricRecord] {
         self.records
     }
@@ -117,6 +129,30 @@ impl<E: Embedder> Context<'_, E> {
     /// which training can be resumed.
     pub fn request_stop(&mut self) {
         *self.stop = true;
+    }
+
+    /// Writes the network as it is now, whole or not at all.
+    fn save_best(
+        &self,
+        directory: &Path,
+        mode: Mode,
+        monitor: &str,
+        record: &MetricRecord,
+    ) -> Result<Best> {
+        let best = Best {
+            directory: directory.to_path_buf(),
+            monitor: monitor.to_owned(),
+            mode,
+            record: record.clone(),
+            logit_scale: self.loss.logit_scale(),
+        };
+        best.save(self.network, &self.embedder.names())?;
+        Ok(best)
+    }
+
+    /// Has the run end with this network rather than with the last one.
+    fn end_with(&mut self, best: Best) {
+        *self.best = Some(best);
     }
 }
 

@@ -13,6 +13,8 @@ pub mod retrieval;
 pub mod sts;
 mod top_k;
 
+use std::sync::Arc;
+
 use burn::tensor::Device;
 use fin_core::{BatchLimits, Embedder, Error, PostProcess, Result, encode};
 
@@ -33,6 +35,17 @@ pub trait Evaluator<E: Embedder> {
     /// # Errors
     /// Where the data cannot be embedded.
     fn evaluate(&self, embedder: &E, device: &Device) -> Result<Metrics>;
+}
+
+/// One evaluator can serve several callbacks.
+impl<E: Embedder, T: Evaluator<E> + ?Sized> Evaluator<E> for Arc<T> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn evaluate(&self, embedder: &E, device: &Device) -> Result<Metrics> {
+        (**self).evaluate(embedder, device)
+    }
 }
 
 /// For each query the items found, best first, each with its similarity.

@@ -1,5 +1,6 @@
 //! `fin fit`.
 
+mod outcome;
 mod run;
 mod settings;
 mod workspace;
@@ -32,7 +33,8 @@ use crate::report::Format;
 ///
 /// With --eval, the model is measured before, after each epoch and after training. The tuned model
 /// appears in the directory --output once training is complete; a text model in the format of
-/// sentence-transformers. Until then checkpoints are in OUTPUT.checkpoint beside it; where training
+/// sentence-transformers, and with a model card, README.md, that says what it was made from and how
+/// well it does. Until then checkpoints are in OUTPUT.checkpoint beside it; where training
 /// was cut off, the same command with --resume goes on from the newest and ends with the same
 /// weights.
 ///
@@ -74,4 +76,6 @@ Examples:
       --augment --output tuned
   fin encode texts.txt --model all-minilm-l6-v2 --output teacher.npy
   fin fit --model student --train texts.txt --targets teacher.npy --loss mse --output tuned
+  fin fit --model all-minilm-l6-v2 --train train.csv --eval eval.csv \\
+      --loss multiple_negatives_ranking --epochs 20 --monitor mrr@10 --load-best --output tuned
   fin fit --config fit.toml --resume";

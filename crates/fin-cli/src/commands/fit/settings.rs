@@ -8,6 +8,7 @@ use fin_core::input::Column;
 use fin_core::{BatchLimits, DeviceSpec, Error};
 use fin_pointnet::PointAugmentation;
 use fin_registry::{Modality, ModelOptions, Tower, nearest};
+use fin_train::callback::Mode;
 use fin_train::{LoraConfig, MultiDatasetSampler, Options, TrainConfig};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -194,15 +195,24 @@ pub struct Settings {
     )]
     pub k: Option<Vec<usize>>,
 
-    /// Metric that is watched, as in mrr@10, spearman or hit@1; for --patience
+    /// Metric that is watched, as in mrr@10, spearman or hit@1; for --patience and --load-best
     #[arg(long, value_name = "METRIC", help_heading = "Evaluation")]
     pub monitor: Option<String>,
+
+    /// Whether the larger or the smaller value of --monitor is the better: max or min [default: max]
+    #[arg(long, value_name = "MODE", help_heading = "Evaluation")]
+    pub mode: Option<Mode>,
+
+    /// Save the network as it was at the best value of --monitor instead of the last; until the end it
+    /// is in OUTPUT.checkpoint/best
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Evaluation")]
+    pub load_best: Option<bool>,
 
     /// Epochs without a better value of --monitor after which training ends
     #[arg(long, value_name = "N", help_heading = "Evaluation")]
     pub patience: Option<usize>,
 
-    /// What --monitor has to grow by to count as better [default: 0]
+    /// What --monitor has to improve by to count as better for --patience [default: 0]
     #[arg(
         long,
         value_name = "DELTA",
@@ -210,6 +220,15 @@ pub struct Settings {
         help_heading = "Evaluation"
     )]
     pub min_delta: Option<f64>,
+
+    /// Value of --monitor that has to be passed within --patience, such as that of another model
+    #[arg(
+        long,
+        value_name = "VALUE",
+        allow_negative_numbers = true,
+        help_heading = "Evaluation"
+    )]
+    pub baseline: Option<f64>,
 
     /// What training makes small: cosine_similarity, multiple_negatives_ranking, triplet_margin or
     /// another of fin-train's losses; an unknown name lists them all
@@ -317,9 +336,22 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub checkpoint_every: Option<usize>,
 
-    /// File to write loss, learning rate and metrics to: .jsonl, or .csv, which has no metrics
+    /// File to write loss, learning rate and metrics to: .jsonl, or .csv
     #[arg(long, value_name = "FILE", help_heading = "Training")]
     pub log: Option<PathBuf>,
+
+    /// Directory to write event files for TensorBoard to; a resumed run adds one
+    #[arg(long, value_name = "DIR", help_heading = "Training")]
+    pub tensorboard: Option<PathBuf>,
+
+    /// Write a page for people: settings, curves of loss and metrics, and of rankings examples before
+    /// and after
+    #[arg(long, value_name = "HTML", help_heading = "Training")]
+    pub report: Option<PathBuf>,
+
+    /// Write no README.md, the model card, beside the tuned model
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Training")]
+    pub no_model_card: Option<bool>,
 
     /// Directory to write the tuned model to
     #[arg(long, short, value_name = "DIR", help_heading = "Training")]
@@ -379,6 +411,50 @@ impl Settings {
             loss: given("loss", &self.loss)?,
             output: given("output", &self.output)?,
         })
+    }
+
+    /// Names and values of the settings that differ from the defaults, but for those that say where
+    /// files are or what is written beside the model.
+    pub fn chosen(&self) -> Vec<(String, String)> {
+        const ASIDE: [&str; 12] = [
+            "model",
+            "train",
+            "targets",
+            "eval",
+            "corpus",
+            "loss",
+            "log",
+            "lora_output",
+            "no_model_card",
+            "output",
+            "report",
+            "tensorboard",
+        ];
+        let defaults = serde_json::to_value(TrainConfig::default()).unwrap_or_default();
+        let is_chosen = |(name, value): &(String, Value)| {
+            let is_default = match (name.as_str(), value) {
+                (_, Value::Null) => true,
+                ("normalize", _) => false,
+                ("device", value) => value == &DeviceSpec::default().to_string(),
+                ("checkpoint_every", value) => value == &CHECKPOINT_EVERY,
+                (_, Value::Bool(value)) => !value,
+                (name, value) => defaults.get(name) == Some(value),
+            };
+            !is_default && !ASIDE.contains(&name.as_str())
+        };
+        let text = |value: &Value| match value {
+            Value::String(text) => text.clone(),
+            value => value.to_string(),
+        };
+        let chosen = fields(self).into_iter().filter(is_chosen);
+        chosen
+            .map(|(name, value)| match &value {
+                Value::Array(values) => {
+                    (name, values.iter().map(text).collect::<Vec<_>>().join(", "))
+                }
+                value => (name, text(value)),
+            })
+            .collect()
     }
 
     pub fn device(&self) -> Result<DeviceSpec> {
@@ -670,6 +746,39 @@ mod tests {
         let file = "train = []\nloss = 'clip'\noutput = 'x'";
         let error = merge(&[], file).unwrap().required().unwrap_err();
         assert!(error.to_string().contains("empty list"), "{error}");
+    }
+
+    #[test]
+    fn what_differs_from_the_defaults_is_told() {
+        let settings = flags(&[
+            "--model=a",
+            "--train=/home/me/b.csv",
+            "--output=c",
+            "--device=flex",
+            "--epochs=1",
+            "--learning-rate=1e-3",
+            "--batch-size=32",
+            "--freeze=false",
+            "--normalize=false",
+            "--pooling=cls,max",
+            "--loss-option=scale=10",
+            "--checkpoint-every=500",
+        ]);
+        let chosen = settings.chosen();
+        let chosen: Vec<(&str, &str)> = chosen
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            chosen,
+            [
+                ("pooling", "cls, max"),
+                ("normalize", "false"),
+                ("loss_option", "scale=10"),
+                ("batch_size", "32"),
+                ("learning_rate", "0.001"),
+            ]
+        );
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::report::check_replaceable;
 /// Name of the file in the directory of checkpoints that says which model they are of.
 const MODEL: &str = "model.json";
 
+/// Name of the directory of the best network beside the checkpoints.
+const BEST: &str = "best";
+
 /// Where a run writes.
 #[derive(Debug)]
 pub struct Workspace {
@@ -48,6 +51,11 @@ impl Workspace {
     /// The directory for checkpoints.
     pub fn checkpoints(&self) -> &Path {
         &self.checkpoints
+    }
+
+    /// The directory for the best network.
+    pub fn best(&self) -> PathBuf {
+        self.checkpoints.join(BEST)
     }
 
     /// The newest checkpoint, to go on from.
