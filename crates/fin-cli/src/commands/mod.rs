@@ -1,5 +1,6 @@
 //! The commands.
 
+pub mod check;
 pub mod classify;
 pub mod convert;
 pub mod download;
@@ -9,4 +10,5 @@ pub mod fit;
 pub mod init;
 pub mod models;
 pub mod search;
+pub mod split;
 pub mod wise_ft;
