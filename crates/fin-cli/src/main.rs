@@ -66,6 +66,8 @@ enum Command {
     Eval(commands::eval::EvalArgs),
     Check(commands::check::CheckArgs),
     Split(commands::split::SplitArgs),
+    Mine(Box<commands::mine::MineArgs>),
+    Synthesize(Box<commands::synthesize::SynthesizeArgs>),
     Fit(Box<commands::fit::FitArgs>),
     WiseFt(commands::wise_ft::WiseFtArgs),
 }
@@ -91,6 +93,8 @@ fn main() -> ExitCode {
             Command::Eval(args) => commands::eval::run(&args, &registry),
             Command::Check(args) => commands::check::run(&args),
             Command::Split(args) => commands::split::run(&args),
+            Command::Mine(args) => commands::mine::run(&args, &registry),
+            Command::Synthesize(args) => commands::synthesize::run(&args, &registry),
             Command::Fit(args) => commands::fit::run(&args, &registry),
             Command::WiseFt(args) => commands::wise_ft::run(&args, &registry),
         }
