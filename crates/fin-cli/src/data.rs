@@ -6,8 +6,8 @@ use std::path::Path;
 use burn::tensor::Device;
 use clap::ValueEnum;
 use fin_core::input::{
-    Column, LabelledColumns, Pair, PairColumns, ReadOptions, ScoredPairColumns, read_labelled,
-    read_pairs, read_scored_pairs,
+    Column, LabelledColumns, Pair, PairColumns, ReadOptions, ScoredPairColumns,
+    ScoredTripletColumns, read_labelled, read_pairs, read_scored_pairs,
 };
 use fin_core::{Embedder, Error, Result};
 use fin_train::Metrics;
@@ -56,6 +56,23 @@ pub fn pair_columns(chosen: &[Column]) -> Result<PairColumns> {
         }),
         _ => Err(wrong_number(
             "2 (query, document) or more (further ones are negatives)",
+            chosen,
+        )),
+    }
+}
+
+/// The columns of triplets with a margin: none chosen, or all four.
+pub fn triplet_columns(chosen: &[Column]) -> Result<ScoredTripletColumns> {
+    match chosen {
+        [] => Ok(ScoredTripletColumns::default()),
+        [query, positive, negative, margin] => Ok(ScoredTripletColumns {
+            query: Some(query.clone()),
+            positive: Some(positive.clone()),
+            negative: Some(negative.clone()),
+            margin: Some(margin.clone()),
+        }),
+        _ => Err(wrong_number(
+            "4 (query, positive, negative, margin)",
             chosen,
         )),
     }
@@ -150,14 +167,12 @@ impl EvalSource<'_> {
             let reason = "are for files; a directory has none";
             return Err(Error::argument("columns", reason));
         }
-        let (items, labels): (Vec<I>, Vec<String>) = items.into_iter().unzip();
-        let classes: std::collections::HashSet<&String> = labels.iter().collect();
-        let sizes = vec![("items", items.len()), ("classes", classes.len())];
-        let evaluator = LabelledEvaluator::new(name.clone(), items, &labels)
-            .map_err(|error| about(self.data, error))?
-            .with_cutoffs(self.cutoffs)?;
-        let kind = Kind::Labelled(evaluator, labels);
-        Ok(Evaluation { kind, name, sizes })
+        Evaluation::labelled(name, items, self.cutoffs).map_err(|error| match error {
+            Error::Argument { name, reason } if name == "cutoffs" => {
+                Error::Argument { name, reason }
+            }
+            other => about(self.data, other),
+        })
     }
 
     fn read_sts<F: Family>(&self, name: String) -> Result<Evaluation<F::Item>> {
@@ -174,9 +189,7 @@ impl EvalSource<'_> {
             second.push(item(row.sentence2));
             scores.push(f64::from(row.score));
         }
-        let sizes = vec![("pairs", scores.len())];
-        let kind = Kind::Sts(StsEvaluator::new(name.clone(), first, second, scores)?);
-        Ok(Evaluation { kind, name, sizes })
+        Evaluation::sts(name, first, second, scores)
     }
 
     fn read_retrieval<F: Family>(&self, name: String) -> Result<Evaluation<F::Item>> {
@@ -203,43 +216,9 @@ impl EvalSource<'_> {
                  anchor, positive, ..
              }| (item(anchor), item(positive)),
         );
-        let mut rows: Vec<(F::Item, F::Item)> = rows.collect();
-        let is_both_ways = text_first(&mut rows);
+        let rows: Vec<(F::Item, F::Item)> = rows.collect();
         note_mixed(self.data, &rows);
-        if is_both_ways && !further.is_empty() {
-            let reason = "further documents have one kind, but rows of texts and images are \
-                          searched both ways; leave them out";
-            return Err(Error::argument("corpus", reason));
-        }
-        let evaluator = |rows, further| {
-            let Relevance {
-                queries,
-                documents,
-                relevant,
-            } = Relevance::new(rows, further);
-            RetrievalEvaluator::new(name.clone(), queries, documents, relevant)?
-                .with_cutoffs(self.cutoffs)
-        };
-        if is_both_ways {
-            let reversed = rows
-                .iter()
-                .map(|(text, image)| (image.clone(), text.clone()));
-            let images_to_texts = evaluator(reversed.collect(), Vec::new())?;
-            let texts_to_images = evaluator(rows, Vec::new())?;
-            let sizes = vec![
-                ("texts", texts_to_images.queries().len()),
-                ("images", images_to_texts.queries().len()),
-            ];
-            let kind = Kind::BothWays(Box::new([texts_to_images, images_to_texts]));
-            return Ok(Evaluation { kind, name, sizes });
-        }
-        let evaluator = evaluator(rows, further)?;
-        let sizes = vec![
-            ("queries", evaluator.queries().len()),
-            ("documents", evaluator.corpus().len()),
-        ];
-        let kind = Kind::Retrieval(evaluator);
-        Ok(Evaluation { kind, name, sizes })
+        Evaluation::retrieval(name, rows, further, self.cutoffs)
     }
 }
 
@@ -312,8 +291,8 @@ impl<I: Item> Relevance<I> {
 }
 
 /// Items without repetitions.
-struct Distinct<I> {
-    items: Vec<I>,
+pub struct Distinct<I> {
+    pub items: Vec<I>,
     indices: HashMap<I, usize>,
 }
 
@@ -328,7 +307,7 @@ impl<I> Default for Distinct<I> {
 
 impl<I: Item> Distinct<I> {
     /// Index of an item, which is added where it is new.
-    fn index_of(&mut self, item: I) -> usize {
+    pub fn index_of(&mut self, item: I) -> usize {
         if let Some(&index) = self.indices.get(&item) {
             return index;
         }
@@ -337,9 +316,77 @@ impl<I: Item> Distinct<I> {
         self.indices.insert(item, index);
         index
     }
+
+    /// Index of an item, where there is one that is equal.
+    pub fn find(&self, item: &I) -> Option<usize> {
+        self.indices.get(item).copied()
+    }
 }
 
 impl<I: Item> Evaluation<I> {
+    /// Correlation of similarities with scores.
+    pub fn sts(name: String, first: Vec<I>, second: Vec<I>, scores: Vec<f64>) -> Result<Self> {
+        let sizes = vec![("pairs", scores.len())];
+        let kind = Kind::Sts(StsEvaluator::new(name.clone(), first, second, scores)?);
+        Ok(Self { kind, name, sizes })
+    }
+
+    /// Ranks of the others of an item's class.
+    pub fn labelled(name: String, items: Vec<(I, String)>, cutoffs: &[usize]) -> Result<Self> {
+        let (items, labels): (Vec<I>, Vec<String>) = items.into_iter().unzip();
+        let classes: std::collections::HashSet<&String> = labels.iter().collect();
+        let sizes = vec![("items", items.len()), ("classes", classes.len())];
+        let evaluator =
+            LabelledEvaluator::new(name.clone(), items, &labels)?.with_cutoffs(cutoffs)?;
+        let kind = Kind::Labelled(evaluator, labels);
+        Ok(Self { kind, name, sizes })
+    }
+
+    /// Ranks of the documents that belong to queries, among them and `further` ones; both ways where
+    /// all rows are of a text and an image.
+    pub fn retrieval(
+        name: String,
+        mut rows: Vec<(I, I)>,
+        further: Vec<I>,
+        cutoffs: &[usize],
+    ) -> Result<Self> {
+        let is_both_ways = text_first(&mut rows);
+        if is_both_ways && !further.is_empty() {
+            let reason = "further documents have one kind, but rows of texts and images are \
+                          searched both ways; leave them out";
+            return Err(Error::argument("corpus", reason));
+        }
+        let evaluator = |rows, further| {
+            let Relevance {
+                queries,
+                documents,
+                relevant,
+            } = Relevance::new(rows, further);
+            RetrievalEvaluator::new(name.clone(), queries, documents, relevant)?
+                .with_cutoffs(cutoffs)
+        };
+        if is_both_ways {
+            let reversed = rows
+                .iter()
+                .map(|(text, image)| (image.clone(), text.clone()));
+            let images_to_texts = evaluator(reversed.collect(), Vec::new())?;
+            let texts_to_images = evaluator(rows, Vec::new())?;
+            let sizes = vec![
+                ("texts", texts_to_images.queries().len()),
+                ("images", images_to_texts.queries().len()),
+            ];
+            let kind = Kind::BothWays(Box::new([texts_to_images, images_to_texts]));
+            return Ok(Self { kind, name, sizes });
+        }
+        let evaluator = evaluator(rows, further)?;
+        let sizes = vec![
+            ("queries", evaluator.queries().len()),
+            ("documents", evaluator.corpus().len()),
+        ];
+        let kind = Kind::Retrieval(evaluator);
+        Ok(Self { kind, name, sizes })
+    }
+
     /// The rankings that the metrics are of; there are none of scored pairs.
     pub fn rank<E: Embedder<Item = I>>(
         &self,
@@ -596,5 +643,11 @@ mod tests {
         let chosen = pair_columns(&columns(4)).unwrap();
         assert_eq!(chosen.negatives.unwrap().len(), 2);
         assert!(labelled_columns(&columns(3)).is_err());
+        assert!(triplet_columns(&columns(4)).is_ok());
+        let error = triplet_columns(&columns(3)).unwrap_err().to_string();
+        assert!(
+            error.contains("4 (query, positive, negative, margin)"),
+            "{error}"
+        );
     }
 }

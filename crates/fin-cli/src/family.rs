@@ -36,6 +36,11 @@ pub trait Item: Clone + Debug + Eq + Hash + Send + Sync + 'static {
     fn kind(&self) -> Option<Kind> {
         None
     }
+
+    /// Whether it is the path of a file.
+    fn is_path(&self) -> bool {
+        self.kind() == Some(Kind::Image)
+    }
 }
 
 impl Item for String {
@@ -55,6 +60,10 @@ impl Item for PathBuf {
 
     fn key(&self) -> String {
         self.display().to_string()
+    }
+
+    fn is_path(&self) -> bool {
+        true
     }
 }
 

@@ -12,6 +12,7 @@ mod family;
 mod html;
 mod model;
 mod report;
+mod rows;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,6 +66,10 @@ enum Command {
     Search(commands::search::SearchArgs),
     Classify(commands::classify::ClassifyArgs),
     Eval(commands::eval::EvalArgs),
+    Check(commands::check::CheckArgs),
+    Split(commands::split::SplitArgs),
+    Mine(Box<commands::mine::MineArgs>),
+    Synthesize(Box<commands::synthesize::SynthesizeArgs>),
     Fit(Box<commands::fit::FitArgs>),
     WiseFt(commands::wise_ft::WiseFtArgs),
 }
@@ -88,6 +93,10 @@ fn main() -> ExitCode {
             Command::Search(args) => commands::search::run(&args, &registry),
             Command::Classify(args) => commands::classify::run(&args, &registry),
             Command::Eval(args) => commands::eval::run(&args, &registry),
+            Command::Check(args) => commands::check::run(&args),
+            Command::Split(args) => commands::split::run(&args),
+            Command::Mine(args) => commands::mine::run(&args, &registry),
+            Command::Synthesize(args) => commands::synthesize::run(&args, &registry),
             Command::Fit(args) => commands::fit::run(&args, &registry),
             Command::WiseFt(args) => commands::wise_ft::run(&args, &registry),
         }

@@ -10,6 +10,7 @@ pub mod lora;
 pub mod loss;
 mod metrics;
 pub mod miner;
+pub mod mining;
 pub mod optim;
 mod registry;
 pub mod sampler;

@@ -2,8 +2,8 @@
 //! `.parquet`; from files and, but for Parquet, from stdin.
 //!
 //! [`TextReader`] yields the texts of one column in bounded memory; [`read_texts`] collects them.
-//! [`read_rows`] reads a whole [`Table`]. [`read_pairs`], [`read_scored_pairs`] and
-//! [`read_labelled`] read the kinds of training data.
+//! [`read_rows`] reads a whole [`Table`]. [`read_pairs`], [`read_scored_pairs`],
+//! [`read_scored_triplets`] and [`read_labelled`] read the kinds of training data.
 //!
 //! | format | row | columns |
 //! | --- | --- | --- |
@@ -45,18 +45,20 @@ mod record;
 mod table;
 mod texts;
 mod training;
+mod triplets;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use column::Column;
-pub use table::{Row, Table, read_rows};
+pub use table::{Row, Table, column_names, read_rows};
 pub use texts::{TextReader, read_texts};
 pub use training::{
     LabelledColumns, LabelledText, Pair, PairColumns, ScoredPair, ScoredPairColumns, read_labelled,
     read_pairs, read_scored_pairs,
 };
+pub use triplets::{ScoredTriplet, ScoredTripletColumns, read_scored_triplets};
 
 use crate::error::{Error, Result};
 

@@ -104,6 +104,23 @@ pub fn read_rows(path: impl AsRef<Path>, options: ReadOptions) -> Result<Table> 
     })
 }
 
+/// Names of the columns of a file, or of stdin for `-`: those of the header, or the keys of the
+/// first JSON object; `None` where the columns have none.
+///
+/// # Errors
+/// As [`read_rows`], of the header and the first row alone.
+pub fn column_names(path: impl AsRef<Path>, options: ReadOptions) -> Result<Option<Vec<String>>> {
+    let records = Records::open(path.as_ref(), options)?;
+    if let Some(Record {
+        content: Content::Json(Value::Object(fields)),
+        ..
+    }) = records.first()
+    {
+        return Ok(Some(fields.keys().cloned().collect()));
+    }
+    Ok(records.header().map(<[String]>::to_vec))
+}
+
 /// Fields of a JSON row with these columns, or why there are none.
 fn json_fields(
     value: Value,
@@ -225,6 +242,29 @@ mod tests {
         assert_eq!(table.column_index(&Column::from("1")).unwrap(), 1);
         let table = read("a.jsonl", "\"x\"\n\"y\"\n", true).unwrap();
         assert_eq!(rows(&table), [(1, vec!["x"]), (2, vec!["y"])]);
+    }
+
+    #[test]
+    fn names_of_columns() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, content, expected) in [
+            ("a.csv", "id,answer\n1,a\n", Some(vec!["id", "answer"])),
+            ("a.jsonl", "{\"b\": 1, \"a\": 2}\n3\n", Some(vec!["b", "a"])),
+            ("a.jsonl", "[1, 2]\n", None),
+        ] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            let found = column_names(&path, ReadOptions::default()).unwrap();
+            assert_eq!(
+                found.as_deref(),
+                expected
+                    .map(|names| names
+                        .iter()
+                        .map(|name| (*name).to_owned())
+                        .collect::<Vec<_>>())
+                    .as_deref()
+            );
+        }
     }
 
     #[test]

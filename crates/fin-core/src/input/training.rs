@@ -137,16 +137,7 @@ pub fn read_scored_pairs(
         (columns.score.as_ref(), "score"),
     ])?;
     collect(&mut records, |path, record| {
-        let value = record.value(path, &keys[2])?;
-        let score = score(&value).ok_or_else(|| {
-            let name = &keys[2].name;
-            let value = match &value {
-                Value::String(text) => text.clone(),
-                value => value.to_string(),
-            };
-            let reason = format!("column `{name}`: `{value}` is not a finite number");
-            Error::row(path, record.line, reason)
-        })?;
+        let score = score(path, &record, &keys[2])?;
         let sentence1 = record.text(path, &keys[0])?;
         let sentence2 = record.text(path, &keys[1])?;
         Ok(ScoredPair {
@@ -196,7 +187,10 @@ pub fn read_labelled(
 }
 
 /// Maps every record to an item.
-fn collect<T>(records: &mut Records, item: impl Fn(&Path, Record) -> Result<T>) -> Result<Vec<T>> {
+pub(super) fn collect<T>(
+    records: &mut Records,
+    item: impl Fn(&Path, Record) -> Result<T>,
+) -> Result<Vec<T>> {
     let path = records.path().to_path_buf();
     let mut items = Vec::new();
     while let Some(record) = records.next_record()? {
@@ -205,14 +199,22 @@ fn collect<T>(records: &mut Records, item: impl Fn(&Path, Record) -> Result<T>) 
     Ok(items)
 }
 
-/// A finite number that is one, or that a text spells.
-fn score(value: &Value) -> Option<f32> {
-    let score: f32 = match value {
-        Value::Number(number) => number.to_string().parse().ok()?,
-        Value::String(text) => text.trim().parse().ok()?,
-        _ => return None,
+/// The finite number in a column, which is one or a text that spells one.
+pub(super) fn score(path: &Path, record: &Record, key: &Key) -> Result<f32> {
+    let value = record.value(path, key)?;
+    let score: Option<f32> = match &value {
+        Value::Number(number) => number.to_string().parse().ok(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
     };
-    score.is_finite().then_some(score)
+    score.filter(|score| score.is_finite()).ok_or_else(|| {
+        let value = match &value {
+            Value::String(text) => text.clone(),
+            value => value.to_string(),
+        };
+        let reason = format!("column `{}`: `{value}` is not a finite number", key.name);
+        Error::row(path, record.line, reason)
+    })
 }
 
 /// Which columns are negatives.

@@ -1,4 +1,5 @@
-//! Writers of embeddings, in bounded memory, to `.npy`, `.parquet` and `.jsonl` files.
+//! Writers of embeddings, in bounded memory, to `.npy`, `.parquet` and `.jsonl` files; and, with the
+//! feature `text`, of rows of texts and numbers to `.csv`, `.tsv` and `.jsonl` files.
 //!
 //! Rows arrive in input order, a batch at a time, and are numbered from zero. The file appears
 //! under its name once it is complete: a writer that fails or is dropped leaves nothing behind
@@ -26,12 +27,16 @@
 mod jsonl;
 mod npy;
 mod parquet;
+#[cfg(feature = "text")]
+mod table;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use npy::read_npy_f32;
+#[cfg(feature = "text")]
+pub use table::{Cell, TableWriter};
 
 use crate::error::{Error, Result};
 

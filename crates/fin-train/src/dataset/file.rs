@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use fin_core::input::{
-    LabelledColumns, PairColumns, ReadOptions, ScoredPairColumns, read_labelled, read_pairs,
-    read_scored_pairs,
+    LabelledColumns, PairColumns, ReadOptions, ScoredPairColumns, ScoredTripletColumns,
+    read_labelled, read_pairs, read_scored_pairs, read_scored_triplets,
 };
 use fin_core::{Error, Result};
 
@@ -73,6 +73,30 @@ pub fn pairs_from_file(
     )
 }
 
+/// Triplets with a margin each, as the loss `margin_mse` takes them, from a file;
+/// [`read_scored_triplets`] tells which columns are read. Margins stay as they are.
+///
+/// # Errors
+/// Those of [`read_scored_triplets`].
+pub fn scored_triplets_from_file(
+    path: impl AsRef<Path>,
+    columns: &ScoredTripletColumns,
+    options: ReadOptions,
+) -> Result<Dataset<String>> {
+    let mut parts: [Vec<String>; 3] = Default::default();
+    let mut margins = Vec::new();
+    for row in read_scored_triplets(path, columns, options)? {
+        for (part, text) in parts
+            .iter_mut()
+            .zip([row.query, row.positive, row.negative])
+        {
+            part.push(text);
+        }
+        margins.push(row.margin);
+    }
+    Dataset::new(parts.into(), Targets::Scores(margins))
+}
+
 /// [`Dataset::labelled`] from a file; [`read_labelled`] tells which columns are read.
 ///
 /// # Errors
@@ -139,6 +163,16 @@ mod tests {
             "{error}"
         );
         assert_eq!(read("[\"a\",\"b\"]\n").unwrap().columns().len(), 2);
+    }
+
+    #[test]
+    fn margins_are_scores_of_three_columns_and_stay_as_they_are() {
+        let content = "query,positive,negative,margin\nq,a,b,7.5\nr,c,d,-2\n";
+        let (_dir, path) = file("margins.csv", content);
+        let data =
+            scored_triplets_from_file(path, &Default::default(), ReadOptions::default()).unwrap();
+        assert_eq!(data.columns(), [["q", "r"], ["a", "c"], ["b", "d"]]);
+        assert_eq!(data.targets(), &Targets::Scores(vec![7.5, -2.0]));
     }
 
     #[test]

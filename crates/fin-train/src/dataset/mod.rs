@@ -6,6 +6,11 @@
 //! | [`Dataset::pairs`] | anchor, positive, then hard negatives | none |
 //! | [`Dataset::labelled`] | item | a class |
 //! | [`Dataset::with_vectors`] | one or more | a vector, a teacher's embedding say |
+//! | `scored_triplets_from_file` | query, positive, negative | a margin, in the teacher's units |
+//! | [`Dataset::group_labels`] | item, of pairs | the group that its pairs are connected to |
+//!
+//! [`connected_groups`] finds rows that share items, [`split_groups`] and [`split_stratified`] hold
+//! some out so that no item is on both sides, and `check` lists duplicates and contradictions.
 //!
 //! ```
 //! use fin_train::dataset::{Dataset, ScoreRange};
@@ -17,7 +22,10 @@
 //! ```
 
 #[cfg(feature = "text")]
+mod check;
+#[cfg(feature = "text")]
 mod file;
+mod groups;
 mod range;
 mod several;
 
@@ -28,7 +36,12 @@ use std::hash::{Hash, Hasher};
 use fin_core::{Error, Result};
 
 #[cfg(feature = "text")]
-pub use file::{labelled_from_file, pairs_from_file, scored_pairs_from_file};
+pub use check::{Case, CheckReport, Compared, Example, Finding, FindingKind, Form, check};
+#[cfg(feature = "text")]
+pub use file::{
+    labelled_from_file, pairs_from_file, scored_pairs_from_file, scored_triplets_from_file,
+};
+pub use groups::{Split, connected_groups, split_groups, split_stratified};
 pub use range::ScoreRange;
 pub(crate) use several::{distinct, fingerprint, with_shared_classes};
 

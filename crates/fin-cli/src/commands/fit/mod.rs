@@ -1,5 +1,6 @@
 //! `fin fit`.
 
+mod data;
 mod outcome;
 mod run;
 mod settings;
@@ -20,7 +21,8 @@ use crate::report::Format;
 ///
 ///   cosine_similarity           text, text, score (a range other than 0..1 is scaled)
 ///   multiple_negatives_ranking  anchor, positive, any number of hard negatives
-///   triplet_margin, arc_face    text, label
+///   triplet_margin, arc_face    text, label; with --group-pairs, query, document
+///   margin_mse                  query, positive, negative, margin (a teacher's, in its units)
 ///   clip                        text, image, or the other way round
 ///   mse                         text; with --targets, a teacher's embedding of each
 ///
@@ -28,10 +30,11 @@ use crate::report::Format;
 /// that the file is in; items with labels can also be a directory with a directory a class. With a
 /// model of texts and images, what ends like an image's name is the path of one.
 ///
-/// Columns go by the names sentence1, sentence2, score; anchor, positive, negative; text, label
-/// where the file has them, else by position.
+/// Columns go by the names sentence1, sentence2, score; anchor, positive, negative; query, positive,
+/// negative, margin; text, label where the file has them, else by position.
 ///
-/// With --eval, the model is measured before, after each epoch and after training. The tuned model
+/// With --eval, the model is measured before, after each epoch and after training; with
+/// --validation-fraction on training rows that are held out, in groups as `fin split` makes them. The tuned model
 /// appears in the directory --output once training is complete; a text model in the format of
 /// sentence-transformers, and with a model card, README.md, that says what it was made from and how
 /// well it does. Until then checkpoints are in OUTPUT.checkpoint beside it; where training
@@ -74,6 +77,8 @@ Examples:
   fin fit --model clip-base-en --train captions.csv --loss clip --lock image --output tuned
   fin fit --model ./shapes --train meshes/train --eval meshes/test --loss triplet_margin \\
       --augment --output tuned
+  fin fit --model all-minilm-l6-v2 --train margins.csv --loss margin_mse \\
+      --validation-fraction 0.1 --output tuned
   fin encode texts.txt --model all-minilm-l6-v2 --output teacher.npy
   fin fit --model student --train texts.txt --targets teacher.npy --loss mse --output tuned
   fin fit --model all-minilm-l6-v2 --train train.csv --eval eval.csv \\

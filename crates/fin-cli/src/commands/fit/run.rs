@@ -1,37 +1,27 @@
 //! A training run from its settings to the saved model.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use fin_core::atomic::{self, AtomicDir, AtomicFile};
 use fin_core::image::MAX_PIXELS;
-use fin_core::input::{Column, ReadOptions, read_scored_pairs};
-use fin_core::output::read_npy_f32;
 use fin_core::{Embedder, EmbeddingNetwork, Error};
 use fin_registry::{Modality, Registry};
 use fin_train::callback::{BestModel, EarlyStopping, Evaluate, Log, ProgressBar, TensorBoard};
-use fin_train::dataset::{
-    ScoreRange, TargetKind, Targets, pairs_from_file, scored_pairs_from_file,
-};
 use fin_train::evaluate::Rankings;
-use fin_train::loss::Loss;
 use fin_train::{
     Adapters, Dataset, LossOptimizer, Metrics, Trainer, loss_from_name, sampler_from_name,
 };
 use serde_json::json;
 
 use super::FitArgs;
+use super::data::Data;
 use super::outcome::Outcome;
-use super::settings::{Settings, columns, options};
+use super::settings::{Settings, options};
 use super::workspace::Workspace;
-use crate::args::read_options;
 use crate::card;
-use crate::data::{
-    EvalSource, EvalTask, Evaluation, about, labelled_items, metric_rows, note_mixed, pair_columns,
-    scored_columns,
-};
-use crate::family::{Family, Item, Reading, base_of, for_family};
+use crate::data::{Evaluation, metric_rows};
+use crate::family::{Family, for_family};
 use crate::html;
 use crate::model::OpenModel;
 use crate::report::{self, Format, Result, count, note, rounded};
@@ -62,7 +52,6 @@ fn run_with<F: Family>(
     let model_options = settings.model_options(modality)?;
     let loss_options = options("loss_option", settings.loss_option.as_ref())?;
     let loss = loss_from_name(required.loss, &loss_options)?;
-    let evaluation_source = settings.evaluation_task(loss.as_ref());
 
     if let Some(path) = &settings.report {
         drop(AtomicFile::create(path)?);
@@ -87,40 +76,15 @@ fn run_with<F: Family>(
         None
     };
 
-    let read = read_options(settings.no_header.unwrap_or_default(), None);
-    let chosen = columns(settings.columns.as_ref());
-    let kind = loss.accepts().targets;
-    let targets = settings.targets.as_deref().unwrap_or_default();
-    if !targets.is_empty() && kind != TargetKind::Vectors {
-        let reason = format!(
-            "are for the loss mse; `{}` takes {kind} from the training data",
-            required.loss
-        );
-        return Err(Error::argument("targets", reason).into());
-    }
-    if !targets.is_empty() && targets.len() != required.train.len() {
-        let reason = format!(
-            "{} for {} of training data; one is needed for each",
-            count(targets.len(), "file is given", "files are given"),
-            count(required.train.len(), "set", "sets")
-        );
-        return Err(Error::argument("targets", reason).into());
-    }
-    let sets = required.train.iter().enumerate();
-    let datasets = sets
-        .map(|(number, train)| {
-            let targets = targets.get(number).map(PathBuf::as_path);
-            examples::<F>(kind, settings, train, targets, &chosen, read)
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let Data {
+        train: datasets,
+        evaluation,
+        held_out,
+    } = settings.data::<F>(loss.as_ref(), required.train)?;
     if settings.multi_dataset_sampler.is_some() && datasets.len() == 1 {
         let reason = "is for several sets of training data; give --train for each";
         return Err(Error::argument("multi_dataset_sampler", reason).into());
     }
-    let evaluation = match evaluation_source {
-        Some(task) => settings.evaluation::<F>(task, read)?,
-        None => None,
-    };
 
     let device = settings.device()?.open()?;
     // New weights, where there are any, depend on the seed too.
@@ -284,6 +248,7 @@ fn run_with<F: Family>(
                 several => json!(several),
             },
             "examples": datasets.iter().map(Dataset::len).sum::<usize>(),
+            "held_out": held_out,
             "loss": required.loss,
             "steps": summary.steps,
             "first_loss": summary.losses.first(),
@@ -320,7 +285,7 @@ impl Settings {
         if self.patience.is_none() && !loads_best {
             return fail("monitor", "is for --patience and --load-best; give either");
         }
-        if self.eval.is_none() {
+        if self.eval.is_none() && self.validation_fraction.is_none() {
             return fail("monitor", "there is nothing to measure; give --eval too");
         }
         let Some(patience) = self.patience else {
@@ -349,41 +314,6 @@ impl Settings {
             .filter(|_| self.load_best == Some(true))?;
         let mode = self.mode.unwrap_or_default();
         Some(BestModel::new(workspace.best(), monitor, mode).and_load_it())
-    }
-
-    /// What to measure, where there is evaluation data.
-    fn evaluation_task(&self, loss: &dyn Loss) -> Option<EvalTask> {
-        self.eval.as_ref()?;
-        let usual = match loss.accepts().targets {
-            TargetKind::Scores | TargetKind::Vectors => EvalTask::Sts,
-            TargetKind::None => EvalTask::Retrieval,
-            TargetKind::Labels => EvalTask::Labelled,
-        };
-        Some(self.eval_task.unwrap_or(usual))
-    }
-
-    /// Reads the evaluation data, where there is any.
-    fn evaluation<F: Family>(
-        &self,
-        task: EvalTask,
-        read: ReadOptions,
-    ) -> Result<Option<Evaluation<F::Item>>> {
-        const CUTOFFS: &[usize] = &fin_train::evaluate::retrieval::DEFAULT_CUTOFFS;
-        let Some(data) = &self.eval else {
-            return Ok(None);
-        };
-        let chosen = columns(self.eval_columns.as_ref().or(self.columns.as_ref()));
-        let corpus_column = self.corpus_column.as_deref().map(Column::from);
-        let source = EvalSource {
-            data,
-            task,
-            columns: &chosen,
-            read,
-            corpus: self.corpus.as_deref(),
-            corpus_column: corpus_column.as_ref(),
-            cutoffs: self.k.as_deref().unwrap_or(CUTOFFS),
-        };
-        Ok(Some(source.read::<F>()?))
     }
 }
 
@@ -427,135 +357,4 @@ fn check_measured(monitor: &str, measured: &Metrics) -> Result<()> {
         names.join(", ")
     );
     Err(Error::argument("monitor", reason).into())
-}
-
-/// Items of the cells of a file.
-fn items<F: Family>(texts: Dataset<String>, path: &Path) -> Result<Dataset<F::Item>> {
-    let base = base_of(path);
-    let targets: Targets = texts.targets().clone();
-    let item = |cell: &String| F::Item::from_cell(cell.clone(), &base, None);
-    let columns = texts.columns().iter();
-    let columns: Vec<Vec<F::Item>> = columns
-        .map(|column| column.iter().map(item).collect())
-        .collect();
-    if let [first, second] = &columns[..] {
-        let rows = first.iter().cloned().zip(second.iter().cloned());
-        note_mixed(path, &rows.collect::<Vec<_>>());
-    }
-    Ok(Dataset::new(columns, targets)?)
-}
-
-/// The examples of a file or directory for a loss of this kind; `targets` is a file of vectors.
-fn examples<F: Family>(
-    kind: TargetKind,
-    settings: &Settings,
-    train: &Path,
-    targets: Option<&Path>,
-    chosen: &[Column],
-    read: ReadOptions,
-) -> Result<Dataset<F::Item>> {
-    match kind {
-        TargetKind::Scores => {
-            let range = settings.score_range.as_deref();
-            items::<F>(scored_pairs(train, chosen, read, range)?, train)
-        }
-        TargetKind::Labels => {
-            let found = match F::by_class(train).transpose()? {
-                Some(_) if !chosen.is_empty() => {
-                    let reason = "are for files; a directory has none";
-                    return Err(Error::argument("columns", reason).into());
-                }
-                Some(found) => found,
-                None => labelled_items::<F>(train, chosen, read)?,
-            };
-            let (items, labels): (Vec<F::Item>, Vec<String>) = found.into_iter().unzip();
-            Ok(Dataset::labelled(items, &labels).map_err(|error| about(train, error))?)
-        }
-        TargetKind::None => {
-            let texts = pairs_from_file(train, &pair_columns(chosen)?, read)?;
-            items::<F>(texts, train)
-        }
-        TargetKind::Vectors => distilled::<F>(targets, train, chosen, read),
-    }
-}
-
-/// Items with a teacher's embedding each.
-fn distilled<F: Family>(
-    targets: Option<&Path>,
-    train: &Path,
-    chosen: &[Column],
-    read: ReadOptions,
-) -> Result<Dataset<F::Item>> {
-    let Some(targets) = targets else {
-        let reason = "are missing; give a .npy file with a row an item, as `fin encode` writes it";
-        return Err(Error::argument("targets", reason).into());
-    };
-    let column = match chosen {
-        [] => None,
-        [column] => Some(column),
-        _ => {
-            let reason = format!("1 (item) is needed, {} are given", chosen.len());
-            return Err(Error::argument("columns", reason).into());
-        }
-    };
-    let reading = Reading {
-        column,
-        options: read,
-        kind: None,
-    };
-    let items: Vec<F::Item> = F::read(train, reading)?.collect::<Result<_, Error>>()?;
-    let (values, [rows, dim]) = read_npy_f32(targets)?;
-    if rows != items.len() {
-        let reason = format!(
-            "has {}, and {} has {}",
-            count(rows, "row", "rows"),
-            train.display(),
-            count(items.len(), F::NAMES[0], F::NAMES[1])
-        );
-        return Err(Error::invalid(targets, reason).into());
-    }
-    Dataset::with_vectors(vec![items], values, dim).map_err(|error| about(targets, error).into())
-}
-
-/// Scored pairs with their scores in `[0, 1]`, scaled from `range` or from what they look like.
-fn scored_pairs(
-    path: &Path,
-    chosen: &[Column],
-    read: ReadOptions,
-    range: Option<&str>,
-) -> Result<Dataset<String>> {
-    let columns = scored_columns(chosen)?;
-    if let Some(range) = range {
-        let range: ScoreRange = range.parse()?;
-        note!("scores are scaled from {range} to 0..1");
-        return Ok(scored_pairs_from_file(path, &columns, read, range)?);
-    }
-    let (mut first, mut second, mut scores) = (Vec::new(), Vec::new(), Vec::new());
-    for row in read_scored_pairs(path, &columns, read)? {
-        first.push(row.sentence1);
-        second.push(row.sentence2);
-        scores.push(row.score);
-    }
-    let smallest = scores.iter().copied().fold(f32::INFINITY, f32::min);
-    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if smallest < 0.0 || largest > 5.0 {
-        let reason = format!(
-            "has scores from {smallest} to {largest}; give the range that they can have, as in \
-             --score-range {}..{}",
-            smallest.floor(),
-            largest.ceil()
-        );
-        return Err(Error::invalid(path, reason).into());
-    }
-    let range = if largest > 1.0 {
-        note!(
-            "scores go up to {largest}: taken as 0..5 and scaled to 0..1; --score-range says \
-             otherwise"
-        );
-        ScoreRange::new(0.0, 5.0)?
-    } else {
-        note!("scores are taken as 0..1; --score-range says otherwise");
-        ScoreRange::default()
-    };
-    Ok(Dataset::scored_pairs(first, second, scores, range)?)
 }

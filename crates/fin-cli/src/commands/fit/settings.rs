@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::args::DEFAULT_MODEL;
+use crate::commands::split::SplitBy;
 use crate::data::EvalTask;
 use crate::report::{Failure, Result};
 
@@ -153,6 +154,21 @@ pub struct Settings {
     /// is above 1]
     #[arg(long, value_name = "MIN..MAX", help_heading = "Data")]
     pub score_range: Option<String>,
+
+    /// Share of the training rows that are held out and measured on, instead of --eval. Rows that
+    /// share an item, directly or over others, stay together; of labels, each class has its share
+    #[arg(long, value_name = "SHARE", help_heading = "Data")]
+    pub validation_fraction: Option<f64>,
+
+    /// What stays together in what is held out: rows that share items, or those of a label [default:
+    /// items]
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Data")]
+    pub validation_by: Option<SplitBy>,
+
+    /// For losses on labels: the training data is pairs, and the items that are connected over
+    /// pairs have one label
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Data")]
+    pub group_pairs: Option<bool>,
 
     /// NumPy file with a teacher's embeddings, for the loss mse: row i is what training item i is to
     /// be embedded as. Once for each --train
