@@ -452,7 +452,7 @@ impl Settings {
                 (_, Value::Null) => true,
                 ("normalize", _) => false,
                 ("device", value) => value == &DeviceSpec::default().to_string(),
-                ("checkpoint_every", value) => value == &CHECKPOINT_EVERY,
+                ("checkpoint_every", value) => value == CHECKPOINT_EVERY,
                 (_, Value::Bool(value)) => !value,
                 (name, value) => defaults.get(name) == Some(value),
             };
