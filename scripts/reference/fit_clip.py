@@ -59,7 +59,7 @@ class Transformers(torch.nn.Module):
     def __init__(self, folder: Path) -> None:
         """Load weights, tokenizer and preprocessing."""
         super().__init__()
-        self.model = CLIPModel.from_pretrained(folder)
+        self.model = CLIPModel.from_pretrained(folder).float()
         self.length = self.model.config.text_config.max_position_embeddings
         self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         self.processor = CLIPImageProcessorPil.from_pretrained(folder)
