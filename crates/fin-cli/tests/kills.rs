@@ -126,7 +126,11 @@ fn survive(kills: usize, seed: u64, has_adapters: bool) {
             && adapters.exists()
         {
             let found = contents(adapters);
-            assert_eq!(Some(&found), expected_adapters.as_ref(), "after {killed} kills");
+            assert_eq!(
+                Some(&found),
+                expected_adapters.as_ref(),
+                "after {killed} kills"
+            );
         }
         if output.exists() {
             // Written whole, whether the run was killed after that or not.
@@ -224,7 +228,7 @@ fn survive_conversions(kills: usize, seed: u64) {
             }
         }
     }
-    println!("{killed} conversions killed, {absent} of them before the first; {ended} at their end");
+    println!("{killed} conversions killed, {absent} of them left nothing; {ended} at their end");
 }
 
 #[test]

@@ -137,9 +137,7 @@ fn fetch(name: &str, version: &str, parts: &[&str], target: &Path) -> Outcome {
     npm.current_dir(target);
     npm.args(["pack", "--silent", &format!("{name}@{version}")]);
     crate::capture(&mut npm).map_err(|e| {
-        format!(
-            "{e}\nWithout npm, give a directory that was made elsewhere by --data DIR"
-        )
+        format!("{e}\nWithout npm, give a directory that was made elsewhere by --data DIR")
     })?;
     let mut tar = command("tar");
     tar.current_dir(target)

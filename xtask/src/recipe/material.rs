@@ -57,14 +57,7 @@ pub fn image(request: &Request) -> Result<Material, String> {
     let [train, test] = ["train", "test"].map(|part| data.join(part));
     let (model, weights) = (demo::images::model()?, demo::images::checkpoint()?);
     Ok(Material {
-        peer: arguments(&[
-            &"--weights",
-            &weights,
-            &"--train",
-            &train,
-            &"--test",
-            &test,
-        ]),
+        peer: arguments(&[&"--weights", &weights, &"--train", &train, &"--test", &test]),
         model,
         train,
         held_out: vec![test],
