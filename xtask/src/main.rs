@@ -7,6 +7,7 @@ mod crates;
 mod demo;
 mod make_tiny;
 mod parity;
+mod recipe;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +43,9 @@ cargo xtask <task>
   parity --family text [--device LIST] [--model NAME]
                              the text models at full size with random weights, against references
                              made on the spot (scripts/setup-reference.sh), and their conversion
+  recipe text|image|text-image|multilingual|mesh [--data DIR] [--seed N] [--peer]
+                             fine-tune as fixtures/recipes/NAME.toml says, measured before and after,
+                             and with --peer in PyTorch too; text needs DIR with the STS benchmark
   bench [--model DIR]        encoder throughput beside PyTorch in the same run; --write puts the
                              table into benches/results/
   bench-images [--write]     the same for image networks, beside PyTorch and ONNX Runtime
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         "demo-images" => demo::images::run(rest),
         "make-tiny" => make_tiny::run(rest),
         "parity" => parity::run(rest),
+        "recipe" => recipe::run(rest),
         "bench" => bench::run(rest),
         "bench-images" => bench_images::run(rest),
         "tidy" => tidy::run(rest),

