@@ -14,7 +14,6 @@
 
 use std::path::Path;
 
-use burn::module::Module;
 use burn::nn::DropoutConfig;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Tensor};

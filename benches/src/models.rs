@@ -1,6 +1,6 @@
 //! The catalogue's models with random weights at their real size, and batches for them.
 
-use burn::module::{Module, Param};
+use burn::module::Param;
 use burn::nn::DropoutConfig;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use fin_clip::config::{

@@ -85,7 +85,8 @@ fn peers_of(
         let mut script = command(python);
         script
             .arg(root().join("scripts/reference/bench_peers.py"))
-            .args([directory.as_os_str(), peer.as_ref()])
+            .arg(directory)
+            .arg(peer)
             .args(["--threads", &options.threads.to_string()])
             .args(["--seconds", &options.seconds.to_string()]);
         let printed = capture(&mut script).map_err(|e| format!("{model}, {peer}: {e}"))?;
