@@ -14,6 +14,7 @@
 //! batches at least, which take minutes of the largest models.
 
 use std::hint::black_box;
+use std::process::ExitCode;
 
 use fin_benches::dump::{self, Dump};
 use fin_benches::models::{Network, Sizes, check_length, shapes};
@@ -28,7 +29,11 @@ fn list(name: &str, text: &str) -> Outcome<Vec<usize>> {
     text.split(',').map(number).collect()
 }
 
-fn main() -> Outcome<()> {
+fn main() -> ExitCode {
+    fin_benches::end(run())
+}
+
+fn run() -> Outcome<()> {
     let mut model = None;
     let mut sizes = Sizes::default();
     let mut arguments = std::env::args().skip(1);
@@ -49,7 +54,9 @@ fn main() -> Outcome<()> {
                 continue;
             }
         };
-        let value = arguments.next().ok_or(format!("{argument} needs a value"))?;
+        let value = arguments
+            .next()
+            .ok_or(format!("{argument} needs a value"))?;
         *into = list(&argument, &value)?;
     }
     let Some(model) = model else {

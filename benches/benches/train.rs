@@ -13,14 +13,15 @@
 //! unset), `FIN_BENCH_SECONDS` for how long steps are repeated (10).
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use burn::nn::DropoutConfig;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Tensor};
 use fin_benches::dump::{self, Dump, values};
 use fin_benches::{
-    Outcome, batch, forget_peak, measure, mini_lm_config, network, peak_memory, shape_name, summary,
-    token_ids,
+    Outcome, batch, forget_peak, measure, mini_lm_config, network, peak_memory, shape_name,
+    summary, token_ids,
 };
 use fin_cnn::{Architecture, CnnBackbone, CnnNetwork, Dialect, ImageBatch};
 use fin_core::weights::{self, Names};
@@ -70,7 +71,9 @@ impl<N: EmbeddingNetwork> Training<N> {
         let loss = self.loss.forward(&columns, &BatchTargets::None)?;
         let value = loss.clone().try_into_scalar::<f32>();
         let gradients = GradientsParams::from_grads(loss.backward(), &network);
-        let (network, norm) = self.optimizer.step(network, gradients, self.learning_rate)?;
+        let (network, norm) = self
+            .optimizer
+            .step(network, gradients, self.learning_rate)?;
         if !norm.is_finite() {
             return Err(format!("the norm of the gradients is {norm}").into());
         }
@@ -148,7 +151,11 @@ fn write(name: &str, directory: &Path, device: &Device) -> Outcome<()> {
             "class": "tf_efficientnet_lite0",
             "normalize": false,
         });
-        let inputs = ("pixels", vec![IMAGES, 3, SIZE, SIZE], values(pixels(device))?);
+        let inputs = (
+            "pixels",
+            vec![IMAGES, 3, SIZE, SIZE],
+            values(pixels(device))?,
+        );
         (inputs, training.losses()?, reference)
     };
     let (kind, shape, values) = inputs;
@@ -177,10 +184,20 @@ fn time<N: EmbeddingNetwork>(
 const MINI_LM: &str = "all-minilm-l6-v2";
 const LITE: &str = "efficientnet-lite0";
 
-fn main() -> Outcome<()> {
+fn main() -> ExitCode {
+    fin_benches::end(run())
+}
+
+fn run() -> Outcome<()> {
     let device = fin_benches::device()?;
-    let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    if let Some(unknown) = asked.iter().find(|name| ![MINI_LM, LITE].contains(&name.as_str())) {
+    let asked: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
+    if let Some(unknown) = asked
+        .iter()
+        .find(|name| ![MINI_LM, LITE].contains(&name.as_str()))
+    {
         return Err(format!("no training of `{unknown}`; there are: {MINI_LM}, {LITE}").into());
     }
     let directory = dump::directory();

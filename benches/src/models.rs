@@ -80,7 +80,11 @@ pub fn shapes(row: &ModelRow, sizes: &Sizes) -> Vec<(Kind, Vec<usize>)> {
             }
         }
     }
-    if let Some(size) = row.preprocessing.image().and_then(|image| image.output_size()) {
+    if let Some(size) = row
+        .preprocessing
+        .image()
+        .and_then(|image| image.output_size())
+    {
         for batch in or(&sizes.batch, IMAGES) {
             found.push((Kind::Pixels, vec![batch, 3, size[0], size[1]]));
         }
@@ -215,7 +219,12 @@ impl Network {
     ///
     /// # Errors
     /// Where values cannot be read back.
-    pub fn batch(&self, kind: Kind, shape: &[usize], device: &Device) -> Outcome<(Vec<f32>, Batch)> {
+    pub fn batch(
+        &self,
+        kind: Kind,
+        shape: &[usize],
+        device: &Device,
+    ) -> Outcome<(Vec<f32>, Batch)> {
         let noise = Distribution::Normal(0.0, 1.0);
         device.seed(2);
         match (kind, shape) {
@@ -424,7 +433,13 @@ fn clip_size(name: &str) -> Outcome<ClipSize> {
         "clip-base-en" => (32, [768, 12, 12], [512, 12, 8], Activation::QuickGelu, 512),
         // Its text tower is XLM-RoBERTa.
         "clip-base-multi" => (32, [768, 12, 12], [768, 12, 12], Activation::Gelu, 512),
-        "clip-large-en" => (14, [1024, 24, 16], [768, 12, 12], Activation::QuickGelu, 768),
+        "clip-large-en" => (
+            14,
+            [1024, 24, 16],
+            [768, 12, 12],
+            Activation::QuickGelu,
+            768,
+        ),
         "clip-huge-en" => (14, [1280, 32, 16], [1024, 24, 16], Activation::Gelu, 1024),
         other => return Err(format!("the size of `{other}` is not known to the benches").into()),
     };

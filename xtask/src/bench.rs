@@ -22,7 +22,8 @@ use report::{Machine, Report, Row};
 
 pub fn run(args: &[String]) -> Outcome {
     let options = Options::parse(args)?;
-    let features = features(&options.backends.join(","))?;
+    let backends = options.backends.join(",");
+    let features = features(&backends)?;
     let programs = Programs::build(&features)?;
     let machine = Machine::of(options.threads)?;
     if options.scaling {
@@ -47,7 +48,11 @@ pub fn run(args: &[String]) -> Outcome {
     }
     print!("\n{}", report.markdown());
     if options.write {
-        let name = if options.training { "training" } else { "bench" };
+        let name = if options.training {
+            "training"
+        } else {
+            "bench"
+        };
         write(&format!("{name}.csv"), &report.csv())?;
         write(&format!("{name}.svg"), &report.chart())?;
     }
@@ -139,7 +144,10 @@ impl Programs {
         // The whole workspace, so that its dependencies are built once for all tasks.
         build.args(["build", "--release", "--workspace"]);
         build.args(["--bench", "models", "--bench", "train"]);
-        let qualified: Vec<String> = features.iter().map(|f| format!("fin-benches/{f}")).collect();
+        let qualified: Vec<String> = features
+            .iter()
+            .map(|f| format!("fin-benches/{f}"))
+            .collect();
         if !qualified.is_empty() {
             build.args(["--features", &qualified.join(",")]);
         }
@@ -154,7 +162,9 @@ impl Programs {
                 let message: Value = serde_json::from_str(line).ok()?;
                 let target = &message["target"];
                 let is_it = target["name"] == name && target["kind"][0] == "bench";
-                Some(PathBuf::from(message["executable"].as_str().filter(|_| is_it)?))
+                Some(PathBuf::from(
+                    message["executable"].as_str().filter(|_| is_it)?,
+                ))
             });
             found.ok_or_else(|| format!("cargo built no bench `{name}`"))
         };

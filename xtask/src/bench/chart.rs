@@ -48,7 +48,11 @@ pub fn bars(title: &str, caption: &str, all: &[Bar]) -> String {
         }
         let same = all.iter().filter(|other| other.group == bar.group);
         let most = same.map(|other| other.value).fold(0.0, f64::max);
-        let length = if most > 0.0 { room * bar.value / most } else { 0.0 };
+        let length = if most > 0.0 {
+            room * bar.value / most
+        } else {
+            0.0
+        };
         let number = labels.iter().position(|label| *label == bar.label);
         let number = number.unwrap_or_else(|| {
             labels.push(&bar.label);
@@ -61,7 +65,14 @@ pub fn bars(title: &str, caption: &str, all: &[Bar]) -> String {
             r#"<rect x="{x:.1}" y="{y:.1}" width="{length:.1}" height="15" fill="{}"/>"#,
             COLOURS[number % COLOURS.len()]
         );
-        text(&mut body, x + length + 6.0, y + 12.0, "start", 400, &bar.text);
+        text(
+            &mut body,
+            x + length + 6.0,
+            y + 12.0,
+            "start",
+            400,
+            &bar.text,
+        );
         y += 19.0;
     }
     page(title, caption, y, &body)
@@ -104,19 +115,32 @@ pub fn lines(title: &str, caption: &str, axes: [&str; 2], all: &[Line]) -> Strin
         text(&mut body, x, y + 18.0, "middle", 400, &mark.to_string());
     }
     let bottom = TOP + HEIGHT;
-    text(&mut body, LEFT + width / 2.0, bottom + 40.0, "middle", 400, axes[0]);
+    text(
+        &mut body,
+        LEFT + width / 2.0,
+        bottom + 40.0,
+        "middle",
+        400,
+        axes[0],
+    );
     text(&mut body, MARGIN, TOP - 12.0, "start", 400, axes[1]);
     for (number, line) in all.iter().enumerate() {
         let colour = COLOURS[number % COLOURS.len()];
         let placed: Vec<(f64, f64)> = line.points.iter().map(|point| place(*point)).collect();
-        let path: Vec<String> = placed.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let path: Vec<String> = placed
+            .iter()
+            .map(|(x, y)| format!("{x:.1},{y:.1}"))
+            .collect();
         let _ = writeln!(
             body,
             r#"<polyline points="{}" fill="none" stroke="{colour}" stroke-width="2"/>"#,
             path.join(" ")
         );
         for (x, y) in placed {
-            let _ = writeln!(body, r#"<circle cx="{x:.1}" cy="{y:.1}" r="3" fill="{colour}"/>"#);
+            let _ = writeln!(
+                body,
+                r#"<circle cx="{x:.1}" cy="{y:.1}" r="3" fill="{colour}"/>"#
+            );
         }
         let y = TOP + 20.0 * number as f64;
         let x = WIDTH - LEGEND;
@@ -178,7 +202,9 @@ mod tests {
     fn widths(svg: &str) -> Vec<f64> {
         let rects = svg.split("<rect x=").skip(1);
         let widths = rects.map(|rect| rect.split("width=\"").nth(1).unwrap());
-        widths.map(|rest| rest.split('"').next().unwrap().parse().unwrap()).collect()
+        widths
+            .map(|rest| rest.split('"').next().unwrap().parse().unwrap())
+            .collect()
     }
 
     #[test]
@@ -189,13 +215,20 @@ mod tests {
             value,
             text: "1 < 2".into(),
         };
-        let all = [bar("a", "flex", 2.0), bar("a", "torch", 1.0), bar("b", "flex", 0.1)];
+        let all = [
+            bar("a", "flex", 2.0),
+            bar("a", "torch", 1.0),
+            bar("b", "flex", 0.1),
+        ];
         let svg = bars("t", "c & d", &all);
         let widths = widths(&svg);
         assert_eq!(widths.len(), 3);
         assert!((widths[0] - 2.0 * widths[1]).abs() < 0.2, "{widths:?}");
         assert_eq!(widths[0], widths[2]);
-        assert!(svg.contains("1 &lt; 2") && svg.contains("c &amp; d"), "{svg}");
+        assert!(
+            svg.contains("1 &lt; 2") && svg.contains("c &amp; d"),
+            "{svg}"
+        );
         // A side has one colour throughout.
         assert_eq!(svg.matches(COLOURS[0]).count(), 2);
         assert_eq!(svg.matches(COLOURS[1]).count(), 1);
@@ -208,14 +241,23 @@ mod tests {
             points: vec![(1.0, 0.0), (2.0, 50.0), (8.0, 100.0)],
         };
         let svg = lines("t", "c", ["x", "y"], &[line]);
-        let path = svg.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
+        let path = svg
+            .split("points=\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap();
         let points: Vec<Vec<f64>> = path
             .split(' ')
             .map(|point| point.split(',').map(|n| n.parse().unwrap()).collect())
             .collect();
         let (first, second) = (points[1][0] - points[0][0], points[2][0] - points[1][0]);
         assert!((2.0 * first - second).abs() < 0.3, "{points:?}");
-        assert!((points[0][1] - 2.0 * points[1][1] + points[2][1]).abs() < 0.3, "{points:?}");
+        assert!(
+            (points[0][1] - 2.0 * points[1][1] + points[2][1]).abs() < 0.3,
+            "{points:?}"
+        );
         assert!(points[2][1] < points[0][1]);
     }
 

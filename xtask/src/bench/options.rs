@@ -80,16 +80,24 @@ impl Options {
             }
         }
         if options.scaling && (options.training || !options.peers.is_empty()) {
-            return Err("--scaling measures fin's inference alone; leave out --training and --peers".into());
+            return Err(
+                "--scaling measures fin's inference alone; leave out --training and --peers".into(),
+            );
         }
         if options.training && !options.shapes.is_empty() {
-            return Err("the shapes of --training are fixed; leave out --batch and its like".into());
+            return Err(
+                "the shapes of --training are fixed; leave out --batch and its like".into(),
+            );
         }
         options.seconds = seconds.unwrap_or(if options.scaling { 1.0 } else { 10.0 });
         if options.training && options.peers.is_empty() {
             options.peers = vec![PEERS[0].into()];
         }
-        if let Some(unknown) = options.peers.iter().find(|peer| !PEERS.contains(&peer.as_str())) {
+        if let Some(unknown) = options
+            .peers
+            .iter()
+            .find(|peer| !PEERS.contains(&peer.as_str()))
+        {
             return Err(format!("no peer `{unknown}`; known: {}", PEERS.join(", ")));
         }
         features(&options.backends.join(","))?;
@@ -99,7 +107,12 @@ impl Options {
 
     /// The models asked for, of those that there are.
     fn choose(&self, asked: Option<Vec<String>>) -> Result<Vec<String>, String> {
-        let owned = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let owned = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| name.to_string())
+                .collect::<Vec<_>>()
+        };
         let known = match self.training {
             true => owned(&TRAINED),
             false => catalogue()?,
@@ -127,7 +140,10 @@ impl Options {
 
 fn list(text: &str) -> Vec<String> {
     let parts = text.split(',').map(str::trim);
-    parts.filter(|part| !part.is_empty()).map(String::from).collect()
+    parts
+        .filter(|part| !part.is_empty())
+        .map(String::from)
+        .collect()
 }
 
 fn positive<T: std::str::FromStr + PartialOrd + Default>(
@@ -187,7 +203,10 @@ mod tests {
             ("--models resnet51", ["`resnet51`", "resnet-base"]),
             ("--backends metal", ["`metal`", "wgpu"]),
             ("--peers jax", ["`jax`", "torch-compile"]),
-            ("--training --models resnet-base", ["`resnet-base`", "efficientnet-lite0"]),
+            (
+                "--training --models resnet-base",
+                ["`resnet-base`", "efficientnet-lite0"],
+            ),
             ("--model x", ["`--model`", "--models"]),
             ("--batch 8,0", ["--batch", "`0`"]),
             ("--models --write", ["--models", "needs a value"]),
@@ -204,7 +223,10 @@ mod tests {
     #[test]
     fn peers_are_all_unless_named() {
         assert_eq!(parse("--peers --write").unwrap().peers, PEERS);
-        assert_eq!(parse("--peers torch,onnx").unwrap().peers, ["torch", "onnx"]);
+        assert_eq!(
+            parse("--peers torch,onnx").unwrap().peers,
+            ["torch", "onnx"]
+        );
         assert_eq!(parse("--training").unwrap().peers, ["torch"]);
         assert!(parse("").unwrap().peers.is_empty());
     }

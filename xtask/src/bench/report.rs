@@ -199,7 +199,11 @@ impl Report {
             text: format!("{} items/s", digits(row.items_per_second)),
         };
         let all: Vec<Bar> = self.rows.iter().map(bar).collect();
-        bars("Items a second; bars of a model beside each other", &self.machine.line(), &all)
+        bars(
+            "Items a second; bars of a model beside each other",
+            &self.machine.line(),
+            &all,
+        )
     }
 }
 
@@ -315,6 +319,9 @@ mod tests {
     #[test]
     fn a_row_without_times_is_an_error() {
         let error = Row::read(&json!({ "model": "m", "shape": "1x1" }), "onnx").unwrap_err();
-        assert!(error.contains("items_per_second") && error.contains("onnx"), "{error}");
+        assert!(
+            error.contains("items_per_second") && error.contains("onnx"),
+            "{error}"
+        );
     }
 }

@@ -50,7 +50,10 @@ pub fn run(options: &Options, programs: &Programs, machine: &Machine) -> Outcome
             let mut texts = true;
             let mut curves = Vec::new();
             for (backend, threads) in sides(options, &counts) {
-                println!("{model} by {} on {backend}, threads: {threads} …", axis.name());
+                println!(
+                    "{model} by {} on {backend}, threads: {threads} …",
+                    axis.name()
+                );
                 let asked = Options {
                     shapes: shapes(options, axis),
                     models: Vec::new(),
@@ -106,7 +109,11 @@ pub fn run(options: &Options, programs: &Programs, machine: &Machine) -> Outcome
 /// Every backend with every number of threads.
 fn sides<'a>(options: &'a Options, counts: &'a [usize]) -> impl Iterator<Item = (&'a str, usize)> {
     let backends = options.backends.iter();
-    backends.flat_map(|backend| counts.iter().map(move |threads| (backend.as_str(), *threads)))
+    backends.flat_map(|backend| {
+        counts
+            .iter()
+            .map(move |threads| (backend.as_str(), *threads))
+    })
 }
 
 /// Options of the bench: the usual sizes of what changes, or those asked for.
@@ -119,7 +126,10 @@ fn shapes(options: &Options, axis: Axis) -> Vec<(String, String)> {
         Axis::Batch => (given("--batch").unwrap_or(BATCHES.into()), LENGTH.into()),
         Axis::Length => (TEXTS.into(), given("--length").unwrap_or(LENGTHS.into())),
     };
-    let mut found = vec![("--batch".to_string(), batch), ("--length".to_string(), length)];
+    let mut found = vec![
+        ("--batch".to_string(), batch),
+        ("--length".to_string(), length),
+    ];
     if let Some(points) = given("--points") {
         found.push(("--points".into(), points));
     }
