@@ -55,16 +55,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     group.finish();
     criterion.final_summary();
-    if let Some(peak) = peak_memory() {
+    if let Some(peak) = fin_benches::peak_memory() {
         println!("peak resident memory, MiB: {peak}");
     }
     Ok(())
-}
-
-/// Largest resident memory of this process so far, in MiB, where the system tells.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kibibytes >> 10)
 }

@@ -1,5 +1,4 @@
-//! Encoder forward pass with mean pooling, at the shapes that `scripts/reference/bench_torch.py`
-//! times in PyTorch. `FIN_BENCH_DEVICE` chooses the device (`flex` where unset).
+//! Encoder forward pass with mean pooling. `FIN_BENCH_DEVICE` chooses the device (`flex` where unset).
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -1,114 +1,240 @@
-//! Encoder throughput of fin beside PyTorch's, in one run on the same machine.
+//! Throughput and memory of fin's models on several backends, beside other libraries where that is
+//! asked for, in one run on the same machine.
+//!
+//! Every model, backend and library has a process of its own, and everything about a model is
+//! measured before the next one, so that a machine that changes its pace does so for all sides.
 
-use std::fmt::Write as _;
-use std::path::PathBuf;
+mod chart;
+mod options;
+mod report;
+mod scaling;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::{Outcome, cache, capture, cargo, command, demo, option, root};
+use crate::parity::{features, libtorch, python};
+use crate::{Outcome, capture, cargo, command, root};
 
-/// Batch shapes that both sides time, as `items x tokens`.
-const SHAPES: [&str; 4] = ["32x16", "32x64", "32x256", "16x128"];
+use options::Options;
+use report::{Machine, Report, Row};
 
 pub fn run(args: &[String]) -> Outcome {
-    let given = option(args, "--model", &["--model", "--write"])?;
-    let model = match given {
-        Some(directory) => PathBuf::from(directory),
-        None => demo::fetch()?,
+    let options = Options::parse(args)?;
+    let backends = options.backends.join(",");
+    let features = features(&backends)?;
+    let programs = Programs::build(&features)?;
+    let machine = Machine::of(options.threads)?;
+    if options.scaling {
+        return scaling::run(&options, &programs, &machine);
+    }
+    let python = match options.peers.is_empty() {
+        true => None,
+        false => Some(python()?),
     };
-    let threads = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .to_string();
-    let python = cache()?.join("libtorch-2.9.0/bin/python");
-    let mut missing = command(&python);
-    missing.args(["-c", "import transformers, sentence_transformers"]);
-    if capture(&mut missing).is_err() {
-        return Err(format!(
-            "{} has no transformers; run scripts/setup-libtorch.sh and then \
-             `{0} -m pip install sentence-transformers`",
-            python.display()
-        ));
+    let mut report = Report::new(machine);
+    for model in &options.models {
+        let first = report.rows.len();
+        for backend in &options.backends {
+            println!("{model} on {backend} …");
+            let rows = programs.time(&options, model, backend, options.threads)?;
+            report.rows.extend(rows);
+        }
+        if let Some(python) = &python {
+            peers(&options, &programs, python, model, &mut report)?;
+        }
+        report.compare(first);
     }
-
-    crate::run(
-        cargo()
-            .args([
-                "bench",
-                "--package",
-                "fin-benches",
-                "--bench",
-                "encode",
-                "--",
-                "encode-minilm",
-            ])
-            .env("RAYON_NUM_THREADS", &threads),
-    )?;
-    let script = root().join("scripts/reference/bench_torch.py");
-    let mut torch = command(&python);
-    torch.arg(script).arg(&model).args(["--threads", &threads]);
-    let rows: Vec<Value> =
-        serde_json::from_str(&capture(&mut torch)?).map_err(|e| format!("bench_torch.py: {e}"))?;
-
-    let mut table = String::from(
-        "| batch | fin, flex (items/s) | PyTorch eager (items/s) | ratio |\n| --- | ---: | ---: | ---: |\n",
-    );
-    let mut version = String::new();
-    for shape in SHAPES {
-        let items: f64 = shape
-            .split('x')
-            .next()
-            .and_then(|n| n.parse().ok())
-            .ok_or("a shape is items x tokens")?;
-        let ours = items / median_seconds(&format!("encode-minilm/{shape}"))?;
-        let row = rows
-            .iter()
-            .find(|row| row["shape"].as_str() == Some(shape))
-            .ok_or_else(|| format!("bench_torch.py has no row for {shape}"))?;
-        let theirs = row["items_per_second"]
-            .as_f64()
-            .ok_or("bench_torch.py has no items_per_second")?;
-        version = row["torch"]
-            .as_str()
-            .or(row["torch_version"].as_str())
-            .unwrap_or("unknown")
-            .to_string();
-        let _ = writeln!(
-            table,
-            "| {shape} | {ours:.1} | {theirs:.1} | {:.2} |",
-            ours / theirs
-        );
-    }
-    let text = format!(
-        "MiniLM-L6 shape, forward pass and mean pooling, f32, median.\n\n{table}\n\
-         Machine: {}; {threads} threads; rustc {}; torch {version}.\n",
-        processor(),
-        capture(command("rustc").arg("--version"))?
-            .trim()
-            .trim_start_matches("rustc "),
-    );
-    print!("{text}");
-    if args.iter().any(|arg| arg == "--write") {
-        let results = root().join("benches/results");
-        std::fs::create_dir_all(&results).map_err(|e| format!("{}: {e}", results.display()))?;
-        let path = results.join("encode.md");
-        std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+    print!("\n{}", report.markdown());
+    if options.write {
+        let name = if options.training {
+            "training"
+        } else {
+            "bench"
+        };
+        write(&format!("{name}.csv"), &report.csv())?;
+        write(&format!("{name}.svg"), &report.chart())?;
     }
     Ok(())
 }
 
-/// The median of a benchmark, in seconds, read back from where Criterion leaves it.
-pub fn median_seconds(benchmark: &str) -> Result<f64, String> {
-    let path = target_directory()?
-        .join("criterion")
-        .join(benchmark)
-        .join("new/estimates.json");
-    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let estimates: Value =
-        serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
-    let nanoseconds = estimates["median"]["point_estimate"].as_f64();
-    nanoseconds
-        .map(|nanoseconds| nanoseconds * 1e-9)
-        .ok_or_else(|| format!("{}: no median", path.display()))
+/// Times a model in other libraries with fin's weights and inputs, each after its outputs have been
+/// compared with fin's.
+fn peers(
+    options: &Options,
+    programs: &Programs,
+    python: &Path,
+    model: &str,
+    report: &mut Report,
+) -> Outcome {
+    let folder = target_directory()?.join("bench-peers");
+    let mut dump = programs.command(options, model, &options.backends[0], options.threads);
+    dump.env("FIN_BENCH_DUMP", &folder);
+    capture(&mut dump)?;
+    let directory = folder.join(model);
+    let outcome = peers_of(options, python, model, &directory, report);
+    // Some are larger than a gigabyte.
+    let _ = std::fs::remove_dir_all(&directory);
+    outcome
+}
+
+fn peers_of(
+    options: &Options,
+    python: &Path,
+    model: &str,
+    directory: &Path,
+    report: &mut Report,
+) -> Outcome {
+    let script = |peer: &str| {
+        let mut script = command(python);
+        script
+            .arg(root().join("scripts/reference/bench_peers.py"))
+            .arg(directory)
+            .arg(peer)
+            .args(["--threads", &options.threads.to_string()])
+            .args(["--seconds", &options.seconds.to_string()]);
+        let printed = capture(&mut script).map_err(|e| format!("{model}, {peer}: {e}"))?;
+        let last = printed.lines().last().unwrap_or_default();
+        serde_json::from_str::<Value>(last)
+            .map_err(|e| format!("bench_peers.py: {model}, {peer}: {e}"))
+    };
+    let mut no_graph = None;
+    let needs_graph = |peer: &str| ["onnx", "openvino"].contains(&peer);
+    if options.peers.iter().any(|peer| needs_graph(peer)) {
+        no_graph = skipped(&script("export")?);
+    }
+    for peer in &options.peers {
+        println!("{model} in {peer} …");
+        let reason = no_graph.clone().filter(|_| needs_graph(peer));
+        let found = match &reason {
+            Some(_) => Value::Null,
+            None => script(peer)?,
+        };
+        match reason.or_else(|| skipped(&found)) {
+            Some(reason) => report.skipped.push(format!("{model} in {peer}: {reason}")),
+            None => {
+                let rows = found.as_array().map_or(&[][..], Vec::as_slice);
+                for row in rows {
+                    report.rows.push(Row::read(row, peer)?);
+                    report.machine.add_versions(&row["versions"]);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Why the script did nothing, if it did not.
+fn skipped(found: &Value) -> Option<String> {
+    found["skipped"].as_str().map(String::from)
+}
+
+/// The benches, built with the backends that are asked for.
+struct Programs {
+    models: PathBuf,
+    training: PathBuf,
+    /// What LibTorch needs, where it is one of the backends.
+    uses_libtorch: bool,
+}
+
+impl Programs {
+    fn build(features: &[&str]) -> Result<Self, String> {
+        let mut build = cargo();
+        // The whole workspace, so that its dependencies are built once for all tasks.
+        build.args(["build", "--release", "--workspace"]);
+        build.args(["--bench", "models", "--bench", "train"]);
+        let qualified: Vec<String> = features
+            .iter()
+            .map(|f| format!("fin-benches/{f}"))
+            .collect();
+        if !qualified.is_empty() {
+            build.args(["--features", &qualified.join(",")]);
+        }
+        let uses_libtorch = features.contains(&"tch");
+        if uses_libtorch {
+            libtorch(&mut build)?;
+        }
+        build.arg("--message-format=json-render-diagnostics");
+        let messages = capture(&mut build)?;
+        let program = |name: &str| {
+            let found = messages.lines().find_map(|line| {
+                let message: Value = serde_json::from_str(line).ok()?;
+                let target = &message["target"];
+                let is_it = target["name"] == name && target["kind"][0] == "bench";
+                Some(PathBuf::from(
+                    message["executable"].as_str().filter(|_| is_it)?,
+                ))
+            });
+            found.ok_or_else(|| format!("cargo built no bench `{name}`"))
+        };
+        Ok(Self {
+            models: program("models")?,
+            training: program("train")?,
+            uses_libtorch,
+        })
+    }
+
+    /// The bench of a model on a backend.
+    fn command(&self, options: &Options, model: &str, backend: &str, threads: usize) -> Command {
+        let mut bench = match options.training {
+            true => command(&self.training),
+            false => command(&self.models),
+        };
+        bench.arg(model);
+        for (option, value) in &options.shapes {
+            bench.args([option, value]);
+        }
+        let threads = threads.to_string();
+        bench
+            .env("FIN_BENCH_DEVICE", backend)
+            .env("FIN_BENCH_SECONDS", options.seconds.to_string())
+            .env("RAYON_NUM_THREADS", &threads)
+            .env("OMP_NUM_THREADS", &threads);
+        bench
+    }
+
+    /// Rows of a model on a backend.
+    fn time(
+        &self,
+        options: &Options,
+        model: &str,
+        backend: &str,
+        threads: usize,
+    ) -> Result<Vec<Row>, String> {
+        let mut bench = self.command(options, model, backend, threads);
+        if self.uses_libtorch {
+            libtorch(&mut bench)?;
+        }
+        let printed = capture(&mut bench)?;
+        let lines = printed.lines().filter(|line| line.starts_with('{'));
+        let rows = lines.map(|line| {
+            let row = serde_json::from_str(line).map_err(|e| format!("{model}: {line}: {e}"))?;
+            Row::read(&row, backend)
+        });
+        let rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
+        match rows.is_empty() {
+            true => Err(format!("{model} on {backend}: the bench printed no times")),
+            false => Ok(rows),
+        }
+    }
+}
+
+/// Writes a file of `benches/results/` whole or not at all.
+fn write(name: &str, text: &str) -> Outcome {
+    let directory = root().join("benches/results");
+    let path = directory.join(name);
+    let temporary = directory.join(format!(".{name}.tmp"));
+    let error = |e: std::io::Error| format!("{}: {e}", path.display());
+    std::fs::create_dir_all(&directory).map_err(error)?;
+    let written =
+        std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written.map_err(error)?;
+    println!("{}", path.display());
+    Ok(())
 }
 
 fn target_directory() -> Result<PathBuf, String> {
@@ -119,31 +245,4 @@ fn target_directory() -> Result<PathBuf, String> {
         .as_str()
         .map(PathBuf::from)
         .ok_or_else(|| "cargo metadata names no target directory".into())
-}
-
-/// The processor's name and instruction sets that matter here, as Linux tells them.
-pub fn processor() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = info.lines().find(|line| line.starts_with(name));
-        line.and_then(|line| line.split(':').nth(1))
-            .unwrap_or("")
-            .trim()
-            .to_string()
-    };
-    let flags = field("flags");
-    let has = |flag: &str| flags.split(' ').any(|f| f == flag);
-    let vectors = if has("avx512f") {
-        "AVX-512"
-    } else if has("avx2") {
-        "AVX2"
-    } else {
-        "no AVX2"
-    };
-    format!(
-        "{} (family {} model {}), {vectors}",
-        field("model name"),
-        field("cpu family"),
-        field("model\t")
-    )
 }

@@ -1,7 +1,6 @@
 //! `cargo xtask`: the workspace's chores. Each task is one file and calls only public tools.
 
 mod bench;
-mod bench_images;
 mod convert;
 mod crates;
 mod demo;
@@ -46,9 +45,15 @@ cargo xtask <task>
   recipe text|image|text-image|multilingual|mesh [--data DIR] [--seed N] [--peer]
                              fine-tune as fixtures/recipes/NAME.toml says, measured before and after,
                              and with --peer in PyTorch too; text needs DIR with the STS benchmark
-  bench [--model DIR]        encoder throughput beside PyTorch in the same run; --write puts the
-                             table into benches/results/
-  bench-images [--write]     the same for image networks, beside PyTorch and ONNX Runtime
+  bench [--models LIST] [--backends LIST] [--batch LIST] [--length LIST] [--points LIST]
+                             items a second, milliseconds a batch and peak memory of models of the
+                             catalogue (or `all`) with random weights; --threads and --seconds say
+                             how long with how many; --write puts table and chart into
+                             benches/results/
+  bench --peers [LIST]       the same beside torch, torch-compile, onnx and openvino, which get
+                             fin's weights and must give what fin gives
+  bench --training           steps of training, beside PyTorch
+  bench --scaling            by batch, length and threads, as charts
   tidy                       check the workspace's invariants (docs/architecture.md)
 ";
 
@@ -72,7 +77,6 @@ fn main() -> ExitCode {
         "parity" => parity::run(rest),
         "recipe" => recipe::run(rest),
         "bench" => bench::run(rest),
-        "bench-images" => bench_images::run(rest),
         "tidy" => tidy::run(rest),
         "help" | "-h" | "--help" => {
             print!("{HELP}");

@@ -49,7 +49,7 @@ pub fn run(args: &[String]) -> Outcome {
 }
 
 /// The cargo features of a list of devices.
-fn features(devices: &str) -> Result<Vec<&str>, String> {
+pub(crate) fn features(devices: &str) -> Result<Vec<&str>, String> {
     let mut features: Vec<&str> = Vec::new();
     for device in devices.split(',') {
         let feature = device.split(':').next().unwrap_or_default();
@@ -299,7 +299,7 @@ fn conversion(name: &str, dtype: &str, folder: &Path, json: &str) -> Result<Stri
 }
 
 /// A Python with the reference libraries, installed where they are missing.
-fn python() -> Result<PathBuf, String> {
+pub(crate) fn python() -> Result<PathBuf, String> {
     capture(command("bash").arg("scripts/setup-reference.sh"))?;
     Ok(cache()?.join("libtorch-2.9.0/bin/python"))
 }
@@ -322,7 +322,7 @@ fn set_devices(test: &mut std::process::Command, devices: &str, features: &[&str
 }
 
 /// Adds what `scripts/setup-libtorch.sh` prints to a command's environment.
-fn libtorch(test: &mut std::process::Command) -> Outcome {
+pub(crate) fn libtorch(test: &mut std::process::Command) -> Outcome {
     let script = "eval \"$(scripts/setup-libtorch.sh)\" && printf '%s\\n%s\\n' \"$PATH\" \"$LD_LIBRARY_PATH\"";
     let printed = capture(command("bash").args(["-c", script]))?;
     let mut lines = printed.lines();

@@ -1,12 +1,16 @@
 //! Both towers and the temperature as one module.
 
+use std::path::Path;
+
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 use fin_core::{EmbeddingNetwork, Result, l2_normalize};
 
 use crate::config::ClipConfig;
+use crate::dialect::Dialect;
 use crate::text::{TextInput, TextTower};
 use crate::vision::VisionTower;
+use crate::weights::{self, Keys};
 
 /// Texts and images in, one vector an item out.
 #[derive(Module, Debug)]
@@ -73,6 +77,18 @@ impl ClipConfig {
 }
 
 impl ClipNetwork {
+    /// Writes the weights alone as safetensors, under the dialect's names.
+    ///
+    /// # Errors
+    /// [`fin_core::Error::Io`]; an existing file is then as it was before.
+    pub fn save_weights(&self, path: &Path, dialect: Dialect) -> Result<()> {
+        let keys = match dialect {
+            Dialect::OpenClip => Keys::OpenClip { custom_text: false },
+            Dialect::Transformers | Dialect::SentenceTransformers => Keys::Transformers,
+        };
+        weights::save(path, self, keys)
+    }
+
     /// What upstream's `get_text_features` gives, `[batch, projection_dim]`.
     pub fn text_features(&self, texts: &TextBatch) -> Tensor<2> {
         match texts {

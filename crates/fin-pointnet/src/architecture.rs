@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use fin_core::weights::Names;
 use fin_core::{Backbone, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::inference::Plan;
 use crate::layers::PointNet2;
+use crate::names::names;
 
 /// An architecture: by name, or by its numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -164,6 +166,11 @@ impl PointNetConfig {
     /// Makes the network, with or without normals beside the coordinates.
     pub fn init(&self, normals: bool, device: &Device) -> PointNet2 {
         PointNet2::init(self, normals, device)
+    }
+
+    /// How the parameter paths of [`PointNet2`] map to upstream's keys.
+    pub fn names(&self) -> Names {
+        names(self)
     }
 
     /// The first field that cannot be used, and why.
