@@ -441,7 +441,12 @@ impl<'a> LabelledBatch<'a> {
 
     /// How often each pair is selected, or once each.
     pub fn pairs(&self) -> PairCounts {
-        let (positive, negative) = self.pair_lists();
+        let (mut positive, mut negative) = self.pair_lists();
+        // As in the reference, a selection of at most one pair of either kind is none.
+        if positive.len() <= 1 && negative.len() <= 1 {
+            positive.clear();
+            negative.clear();
+        }
         self.count(&positive, &negative)
     }
 
