@@ -1,7 +1,7 @@
 //! Steps of training with random weights: forward pass, in-batch negatives between the two halves of
 //! the batch, backward pass, clipping by the global norm and AdamW, as `fin_train::Trainer` does them.
 //! all-MiniLM-L6-v2 on 32 texts of 32 tokens, with its dropout, and EfficientNet-Lite0 on 16 images of
-//! 224 × 224. Prints a line of JSON a network.
+//! 224 × 224, with its stochastic depth. Prints a line of JSON a network.
 //!
 //! ```sh
 //! cargo bench --package fin-benches --bench train -- all-minilm-l6-v2
@@ -9,7 +9,7 @@
 //!
 //! A name chooses one network, whose peak memory is then that of the process. With `FIN_BENCH_DUMP`, a
 //! directory, nothing is timed: what `scripts/reference/bench_peers.py` needs for the same step goes there,
-//! with the losses of two steps without dropout. `FIN_BENCH_DEVICE` chooses the device (`flex` where
+//! with the losses of two steps without dropout and stochastic depth. `FIN_BENCH_DEVICE` chooses the device (`flex` where
 //! unset), `FIN_BENCH_SECONDS` for how long steps are repeated (10).
 
 use std::path::Path;
@@ -23,7 +23,8 @@ use fin_benches::{
     Outcome, batch, forget_peak, measure, mini_lm_config, network, peak_memory, shape_name,
     summary, token_ids,
 };
-use fin_cnn::{Architecture, CnnBackbone, CnnNetwork, Dialect, ImageBatch};
+use fin_cnn::efficientnet::EfficientNetConfig;
+use fin_cnn::{Architecture, BackboneConfig, CnnBackbone, CnnNetwork, Dialect, ImageBatch};
 use fin_core::weights::{self, Names};
 use fin_core::{EmbeddingNetwork, MapPooling};
 use fin_train::TrainConfig;
@@ -105,8 +106,17 @@ fn pixels(device: &Device) -> Tensor<4> {
     Tensor::random([IMAGES, 3, SIZE, SIZE], noise, device)
 }
 
-fn lite(device: &Device) -> Outcome<Training<CnnNetwork>> {
-    let config = Architecture::Named("efficientnet_lite0".into()).config()?;
+/// EfficientNet-Lite0 with its stochastic depth or without, and its batch.
+fn lite(is_stochastic: bool, device: &Device) -> Outcome<Training<CnnNetwork>> {
+    let config = match lite_config()? {
+        BackboneConfig::EfficientNet(config) if !is_stochastic => {
+            BackboneConfig::EfficientNet(EfficientNetConfig {
+                stochastic_depth: 0.0,
+                ..config
+            })
+        }
+        config => config,
+    };
     device.seed(1);
     let network = CnnNetwork {
         backbone: config.init(device),
@@ -118,6 +128,10 @@ fn lite(device: &Device) -> Outcome<Training<CnnNetwork>> {
     let pixels = pixels(device).into_data();
     let pixels = Tensor::from_data(pixels, &device.clone().autodiff());
     Training::new(network, ImageBatch::Pixels(pixels))
+}
+
+fn lite_config() -> Outcome<BackboneConfig> {
+    Ok(Architecture::Named("efficientnet_lite0".into()).config()?)
 }
 
 /// Writes weights, inputs and losses of two steps.
@@ -139,8 +153,12 @@ fn write(name: &str, directory: &Path, device: &Device) -> Outcome<()> {
         let inputs = ("input_ids", vec![TEXTS, TOKENS], ids);
         (inputs, training.losses()?, reference)
     } else {
-        let mut training = lite(device)?;
-        let config = Architecture::Named("efficientnet_lite0".into()).config()?;
+        let mut training = lite(false, device)?;
+        let config = lite_config()?;
+        let depth = match &config {
+            BackboneConfig::EfficientNet(config) => config.stochastic_depth,
+            BackboneConfig::ResNet(_) => 0.0,
+        };
         let names = Dialect::of_saved(&config).names(&config);
         let backbone = training.network.as_ref().map(|network| &network.backbone);
         if let Some(CnnBackbone::EfficientNet(model)) = backbone {
@@ -149,6 +167,7 @@ fn write(name: &str, directory: &Path, device: &Device) -> Outcome<()> {
         let reference = json!({
             "library": "timm",
             "class": "tf_efficientnet_lite0",
+            "drop_path_rate": depth,
             "normalize": false,
         });
         let inputs = (
@@ -211,7 +230,7 @@ fn run() -> Outcome<()> {
                 let training = mini_lm(mini_lm_config().hidden_dropout_prob, &device)?;
                 time(name, &[TEXTS, TOKENS], training)?;
             }
-            (None, _) => time(name, &[IMAGES, 3, SIZE, SIZE], lite(&device)?)?,
+            (None, _) => time(name, &[IMAGES, 3, SIZE, SIZE], lite(true, &device)?)?,
         }
     }
     Ok(())

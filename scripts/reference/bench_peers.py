@@ -14,7 +14,7 @@ its own, and those that run graphs do not load PyTorch.
 
 What a peer gives is compared with what fin gave before anything is timed: where they
 differ by more than 1e-4 of the norm, the script ends with 1. Of training, the losses
-of two steps without dropout are compared.
+of two steps without dropout and stochastic depth are compared.
 
 Prints a JSON list with one row a shape: milliseconds a call (the median), items a
 second, the largest resident memory since the model was loaded, and the relative
@@ -61,7 +61,8 @@ def network(reference: dict, dropout: bool = False):  # noqa: ANN201
     if library == "timm":
         import timm
 
-        return timm.create_model(name, pretrained=False, num_classes=0)
+        rate = reference.get("drop_path_rate", 0.0) if dropout else 0.0
+        return timm.create_model(name, pretrained=False, num_classes=0, drop_path_rate=rate)
     if library == "pointnet":
         import pointnet
 

@@ -71,6 +71,9 @@ fn peers(
     let folder = target_directory()?.join("bench-peers");
     let mut dump = programs.command(options, model, &options.backends[0], options.threads);
     dump.env("FIN_BENCH_DUMP", &folder);
+    if programs.uses_libtorch {
+        libtorch(&mut dump)?;
+    }
     capture(&mut dump)?;
     let directory = folder.join(model);
     let outcome = peers_of(options, python, model, &directory, report);
@@ -134,7 +137,7 @@ fn skipped(found: &Value) -> Option<String> {
 struct Programs {
     models: PathBuf,
     training: PathBuf,
-    /// What LibTorch needs, where it is one of the backends.
+    /// Whether LibTorch is one of the backends.
     uses_libtorch: bool,
 }
 
