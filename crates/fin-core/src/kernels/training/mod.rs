@@ -278,6 +278,16 @@ pub(super) fn attention(
         has_position: bias.position.is_some(),
         drop: drawn(dropout, &query.device()),
     };
+    attention_of(query, key, value, bias, heads)
+}
+
+fn attention_of(
+    query: Tensor<3>,
+    key: Tensor<3>,
+    value: Tensor<3>,
+    bias: AttentionBias,
+    heads: Heads,
+) -> Tensor<3> {
     let key_bias = bias.key.into_dispatch();
     Tensor::from_dispatch(<Dispatch as TrainingKernels>::fin_training_attention(
         query.into_dispatch(),
@@ -292,11 +302,13 @@ pub(super) fn attention(
 pub(super) fn dropout<const D: usize>(x: Tensor<D>, layer: &Dropout) -> Tensor<D> {
     match drawn(layer, &x.device()) {
         None => x,
-        Some(drop) => Tensor::from_dispatch(<Dispatch as TrainingKernels>::fin_training_dropout(
-            x.into_dispatch(),
-            drop,
-        )),
+        Some(drop) => dropout_of(x, drop),
     }
+}
+
+fn dropout_of<const D: usize>(x: Tensor<D>, drop: Drop) -> Tensor<D> {
+    let x = x.into_dispatch();
+    Tensor::from_dispatch(<Dispatch as TrainingKernels>::fin_training_dropout(x, drop))
 }
 
 pub(super) fn conv2d(
