@@ -370,7 +370,8 @@ mod tests {
         };
         let quick = f64::from(super::super::QUICK_GELU_SCALE);
         let swish = |scale: f64| move |x: f64| x * sigmoid(scale * x);
-        let functions: [(Activation, Box<dyn Fn(f64) -> f64>); 8] = [
+        type Function = Box<dyn Fn(f64) -> f64>;
+        let functions: [(Activation, Function); 8] = [
             (Activation::Identity, Box::new(|x| x)),
             (Activation::Gelu, Box::new(gelu)),
             (Activation::GeluTanh, Box::new(gelu_tanh)),

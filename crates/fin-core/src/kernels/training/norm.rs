@@ -117,12 +117,12 @@ struct Gradient {
     bias: Vec<f32>,
 }
 
+/// For some rows: the gradient of `x`, of `x`, that of the result, the weight and the epsilon; and what
+/// is added to the gradients of weight and bias.
+type Kernel = fn(&mut [f32], &[f32], &[f32], &[f32], f32, &mut [f32], &mut [f32]);
+
 /// The gradients, by a kernel over some rows.
-fn gradients(
-    state: &State,
-    gradient: FlexTensor,
-    kernel: fn(&mut [f32], &[f32], &[f32], &[f32], f32, &mut [f32], &mut [f32]),
-) -> Gradient {
+fn gradients(state: &State, gradient: FlexTensor, kernel: Kernel) -> Gradient {
     let gradient = Contiguous::new(gradient);
     let x = Contiguous::new(state.x.clone());
     let weight = Contiguous::new(state.weight.clone());
