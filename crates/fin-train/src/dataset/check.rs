@@ -8,6 +8,9 @@ use fin_core::{Error, Result};
 use serde::Serialize;
 use unicode_normalization::UnicodeNormalization;
 
+/// Items, label and bits of the score of a row.
+type RowKey<'a> = (Vec<&'a str>, Option<&'a str>, Option<u32>);
+
 /// What a row of data is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -238,8 +241,8 @@ pub fn check(form: Form, rows: &[Example], held_out: Option<&[Example]>) -> Chec
         let text = text.text.clone();
         cases.push((kind, Case { row, other, text }));
     };
-    let mut exact: HashMap<(Vec<&str>, Option<&str>, Option<u32>), usize> = HashMap::new();
-    let mut alike: HashMap<(Vec<&str>, Option<&str>, Option<u32>), usize> = HashMap::new();
+    let mut exact: HashMap<RowKey, usize> = HashMap::new();
+    let mut alike: HashMap<RowKey, usize> = HashMap::new();
     let mut targets: HashMap<Vec<&str>, usize> = HashMap::new();
     for (i, row) in rows.iter().enumerate() {
         let Some(first) = row.items.first() else {
