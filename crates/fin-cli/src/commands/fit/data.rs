@@ -83,7 +83,7 @@ impl Settings {
         let mut held_out = 0;
         if let ([set], [train]) = (&mut sets[..], train) {
             if let Some(fraction) = self.validation_fraction {
-                let (kept, part) = self.split_off::<F>(form, set, fraction, train)?;
+                let [kept, part] = self.split_off::<F>(form, set, fraction, train)?;
                 let form = form.unwrap_or(Form::Pairs);
                 evaluation = Some(self.held_out::<F>(form, &part, &kept, train, read)?);
                 held_out = part.len();
@@ -112,7 +112,7 @@ impl Settings {
         set: &Dataset<F::Item>,
         fraction: f64,
         train: &Path,
-    ) -> Result<(Dataset<F::Item>, Dataset<F::Item>)> {
+    ) -> Result<[Dataset<F::Item>; 2]> {
         let Some(form) = form else {
             let reason = "is not for items with vectors; give --eval";
             return Err(Error::argument("validation_fraction", reason).into());
@@ -128,7 +128,7 @@ impl Settings {
             count(rows.rows.len(), "row is", "rows are"),
             count(largest(&groups), "row", "rows")
         );
-        Ok((set.select(&split.train)?, set.select(&split.held_out)?))
+        Ok([set.select(&split.train)?, set.select(&split.held_out)?])
     }
 
     /// What rows of the training data are; `None` for items with vectors.
