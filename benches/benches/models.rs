@@ -10,7 +10,8 @@
 //! process has one model, so that its peak memory is the model's. With `FIN_BENCH_DUMP`, a
 //! directory, nothing is timed: weights, inputs and embeddings go there for
 //! `scripts/reference/bench_peers.py`. `FIN_BENCH_DEVICE` chooses the device (`flex` where unset),
-//! `FIN_BENCH_SECONDS` for how long a shape is repeated (10). Criterion is not used here: it wants ten
+//! `FIN_BENCH_PRECISION` what weights are held in (`f32`, `int8`), `FIN_BENCH_SECONDS` for how long a shape
+//! is repeated (10). Criterion is not used here: it wants ten
 //! batches at least, which take minutes of the largest models.
 
 use std::hint::black_box;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use fin_benches::dump::{self, Dump};
 use fin_benches::models::{Network, Sizes, check_length, shapes};
 use fin_benches::{Outcome, forget_peak, measure, peak_memory, shape_name, summary};
+use fin_core::Precision;
 use serde_json::json;
 
 fn list(name: &str, text: &str) -> Outcome<Vec<usize>> {
@@ -68,7 +70,15 @@ fn run() -> Outcome<()> {
     let shapes = shapes(row, &sizes);
     check_length(row, &sizes)?;
     let device = fin_benches::device()?;
-    let network = Network::new(row, &device)?;
+    let mut network = Network::new(row, &device)?;
+    let precision: Precision = match std::env::var("FIN_BENCH_PRECISION") {
+        Ok(name) => name.parse()?,
+        Err(_) => Precision::F32,
+    };
+    if precision == Precision::Int8 && !network.quantize(&device)? {
+        println!("{}", json!({"skipped": "int8 is for transformers"}));
+        return Ok(());
+    }
     if let Some(directory) = dump::directory() {
         let dump = Dump::create(&directory, &model)?;
         let reference = network.dump(row, &dump)?;

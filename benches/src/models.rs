@@ -11,7 +11,7 @@ use fin_clip::text::TextInput;
 use fin_clip::{ClipNetwork, Dialect as ClipDialect};
 use fin_cnn::{Architecture as CnnArchitecture, CnnBackbone, CnnNetwork, Dialect, ImageBatch};
 use fin_core::kernels::Activation;
-use fin_core::{EmbeddingNetwork, weights};
+use fin_core::{EmbeddingNetwork, Precision, weights};
 use fin_pointnet::{
     Architecture as PointArchitecture, PointBackbone, PointBatch, PointNetwork, PointOutput,
 };
@@ -152,6 +152,19 @@ pub enum Network {
 }
 
 impl Network {
+    /// Holds the layers' weights in 8 bits; false where the family has no such layers.
+    ///
+    /// # Errors
+    /// Where the device has none.
+    pub fn quantize(&mut self, device: &Device) -> Outcome<bool> {
+        match self {
+            Self::Text(network) => Precision::Int8.apply(&mut network.backbone, device)?,
+            Self::Clip(network, _) => Precision::Int8.apply(network, device)?,
+            Self::Image(..) | Self::Points(..) => return Ok(false),
+        }
+        Ok(true)
+    }
+
     /// The model of a row of the catalogue.
     ///
     /// # Errors

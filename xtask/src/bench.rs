@@ -37,9 +37,22 @@ pub fn run(args: &[String]) -> Outcome {
     for model in &options.models {
         let first = report.rows.len();
         for backend in &options.backends {
-            println!("{model} on {backend} …");
-            let rows = programs.time(&options, model, backend, options.threads)?;
-            report.rows.extend(rows);
+            for precision in &options.precisions {
+                let side = match precision.as_str() {
+                    "f32" => backend.clone(),
+                    _ if backend == "flex" => format!("{backend} {precision}"),
+                    _ => continue,
+                };
+                println!("{model} on {side} …");
+                let mut bench = programs.command(&options, model, backend, options.threads);
+                bench.env("FIN_BENCH_PRECISION", precision);
+                match programs.time(bench, model, &side)? {
+                    Timed::Rows(rows) => report.rows.extend(rows),
+                    Timed::Skipped(why) => {
+                        report.skipped.push(format!("{model} on {side}: {why}"));
+                    }
+                }
+            }
         }
         if let Some(python) = &python {
             peers(&options, &programs, python, model, &mut report)?;
@@ -133,6 +146,13 @@ fn skipped(found: &Value) -> Option<String> {
     found["skipped"].as_str().map(String::from)
 }
 
+/// What a bench printed.
+enum Timed {
+    Rows(Vec<Row>),
+    /// Why there are none.
+    Skipped(String),
+}
+
 /// The benches, built with the backends that are asked for.
 struct Programs {
     models: PathBuf,
@@ -197,28 +217,24 @@ impl Programs {
         bench
     }
 
-    /// Rows of a model on a backend.
-    fn time(
-        &self,
-        options: &Options,
-        model: &str,
-        backend: &str,
-        threads: usize,
-    ) -> Result<Vec<Row>, String> {
-        let mut bench = self.command(options, model, backend, threads);
+    /// Rows of a model on one side, by a command that [`Programs::command`] has made.
+    fn time(&self, mut bench: Command, model: &str, side: &str) -> Result<Timed, String> {
         if self.uses_libtorch {
             libtorch(&mut bench)?;
         }
         let printed = capture(&mut bench)?;
-        let lines = printed.lines().filter(|line| line.starts_with('{'));
-        let rows = lines.map(|line| {
-            let row = serde_json::from_str(line).map_err(|e| format!("{model}: {line}: {e}"))?;
-            Row::read(&row, backend)
-        });
-        let rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
+        let mut rows = Vec::new();
+        for line in printed.lines().filter(|line| line.starts_with('{')) {
+            let row: Value =
+                serde_json::from_str(line).map_err(|e| format!("{model}: {line}: {e}"))?;
+            if let Some(why) = skipped(&row) {
+                return Ok(Timed::Skipped(why));
+            }
+            rows.push(Row::read(&row, side)?);
+        }
         match rows.is_empty() {
-            true => Err(format!("{model} on {backend}: the bench printed no times")),
-            false => Ok(rows),
+            true => Err(format!("{model} on {side}: the bench printed no times")),
+            false => Ok(Timed::Rows(rows)),
         }
     }
 }

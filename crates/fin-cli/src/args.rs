@@ -2,7 +2,7 @@
 
 use clap::Args;
 use fin_core::input::{Column, ReadOptions, TextFormat};
-use fin_core::{BatchLimits, DeviceSpec};
+use fin_core::{BatchLimits, DeviceSpec, Precision};
 use fin_pointnet::PointOutput;
 use fin_registry::ModelOptions;
 use fin_transformer::TextPooling;
@@ -55,6 +55,11 @@ pub struct ModelArgs {
     /// Refuse weights with values that are NaN or infinite
     #[arg(long)]
     pub check: bool,
+
+    /// What the weights of a transformer's layers are held in: f32, or int8, which is faster on processors
+    /// with VNNI, takes a quarter of the memory, and changes embeddings by about a hundredth
+    #[arg(long, default_value = "f32")]
+    pub precision: Precision,
 }
 
 impl ModelArgs {
@@ -68,6 +73,7 @@ impl ModelArgs {
             image_size: self.image_size,
             max_pixels: self.max_pixels,
             points: self.points,
+            precision: self.precision,
             ..ModelOptions::default()
         }
     }

@@ -251,3 +251,24 @@ fn tensors_without_a_place_are_told() {
     .ok();
     assert!(run.stderr.contains("encoder.surplus"), "{}", run.stderr);
 }
+
+#[test]
+fn int8_is_close_to_f32_and_refused_where_it_means_nothing() {
+    let (texts, expected) = reference("bert-tiny", "sentence_embedding");
+    let scratch = Scratch::new();
+    let input = scratch.write("texts.jsonl", jsonl(&texts));
+    let found = encode(&scratch, &input, "text/bert-tiny", &["--precision", "int8"]);
+    let difference = max_difference(&found, &expected);
+    assert!((1e-5..0.05).contains(&difference), "{difference}");
+
+    let output = scratch.out("other.npy");
+    let mut command = fin();
+    command
+        .arg("encode")
+        .arg(fixture("images"))
+        .arg("--output")
+        .arg(&output);
+    command.args(["--model", "resnet-base", "--precision", "int8"]);
+    common::Run::from(command.output().unwrap()).fails_with(&["precision"]);
+    assert!(!output.exists());
+}

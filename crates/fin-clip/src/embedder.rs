@@ -9,7 +9,8 @@ use fin_core::atomic::AtomicDir;
 use fin_core::image::{Augmentation, ImageTransform, MAX_PIXELS, RgbImage, read_image};
 use fin_core::weights::{LoadReport, Names};
 use fin_core::{
-    BatchLimits, Embedder, EmbeddingNetwork, Embeddings, Error, PostProcess, Result, encode,
+    BatchLimits, Embedder, EmbeddingNetwork, Embeddings, Error, PostProcess, Precision, Result,
+    encode,
 };
 use fin_transformer::TokenizedText;
 use rayon::prelude::*;
@@ -50,6 +51,8 @@ pub struct ClipOptions {
     /// Patterns of upstream's key names, those of the directory's dialect: the parameters stay as
     /// they are in training. `*` stands for any characters, `?` for one.
     pub freeze: Vec<String>,
+    /// What the towers' weights are held in; patches and projections are in f32.
+    pub precision: Precision,
 }
 
 /// A text or an image file.
@@ -95,6 +98,7 @@ pub struct ClipEmbedder {
     augmentation: Option<Augmentation>,
     lock_image: bool,
     lock_text: bool,
+    precision: Precision,
     report: LoadReport,
 }
 
@@ -160,7 +164,8 @@ impl ClipEmbedder {
                 weights::load(network, &checkpoint, opened.keys, device)?
             }
         };
-        let network = freeze(network, opened.keys, options)?;
+        let mut network = freeze(network, opened.keys, options)?;
+        options.precision.apply(&mut network, device)?;
         let max_length = options.max_length.unwrap_or(config.text.context_length());
         let tokenizer = Tokenizer::open(
             &opened.files.tokenizer,
@@ -179,6 +184,7 @@ impl ClipEmbedder {
             augmentation: options.augmentation,
             lock_image: options.lock_image,
             lock_text: options.lock_text,
+            precision: options.precision,
             report,
         })
     }
@@ -304,6 +310,7 @@ impl ClipEmbedder {
     /// [`Error::Io`]; [`Error::Argument`] where the dialect has no words for what the model is,
     /// as `transformers` has none for an XLM-RoBERTa text tower.
     pub fn save_as(&self, dialect: Dialect, directory: &Path) -> Result<()> {
+        self.precision.check_save()?;
         let is_open_clip = |dialect| dialect == Dialect::OpenClip;
         let is_own = is_open_clip(dialect) == is_open_clip(self.dialect);
         let own = is_own.then_some(&*self.files);

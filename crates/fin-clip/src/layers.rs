@@ -3,8 +3,9 @@
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig, Initializer};
 use burn::tensor::{Device, Tensor};
+use fin_core::Result;
 use fin_core::kernels::{self, Activation, AttentionBias};
-use fin_core::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use fin_core::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, Quantize};
 
 use crate::config::EncoderConfig;
 
@@ -123,6 +124,18 @@ impl EncoderLayer {
             .fc1
             .forward_activated(self.layer_norm2.forward(x.clone()), self.mlp.activation);
         x + self.mlp.fc2.forward(wide)
+    }
+}
+
+impl Quantize for EncoderLayer {
+    fn quantize(&mut self) -> Result<()> {
+        let attention = &mut self.self_attn;
+        attention.q_proj.quantize()?;
+        attention.k_proj.quantize()?;
+        attention.v_proj.quantize()?;
+        attention.out_proj.quantize()?;
+        self.mlp.fc1.quantize()?;
+        self.mlp.fc2.quantize()
     }
 }
 

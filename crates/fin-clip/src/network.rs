@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
+use fin_core::nn::Quantize;
 use fin_core::{EmbeddingNetwork, Result, l2_normalize};
 
 use crate::config::ClipConfig;
@@ -73,6 +74,17 @@ impl ClipConfig {
             logit_scale: Param::from_tensor(scale),
             normalize: self.normalize,
         })
+    }
+}
+
+/// Of the towers' layers, not of patches and projections.
+impl Quantize for ClipNetwork {
+    fn quantize(&mut self) -> Result<()> {
+        self.vision.encoder.layers.quantize()?;
+        match &mut self.text {
+            TextTower::Clip(tower) => tower.encoder.layers.quantize(),
+            TextTower::XlmRoberta(tower) => tower.transformer.quantize(),
+        }
     }
 }
 

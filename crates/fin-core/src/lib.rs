@@ -18,6 +18,7 @@ pub mod npy;
 #[cfg(feature = "output")]
 pub mod output;
 mod pooling;
+mod precision;
 pub mod weights;
 
 pub use batching::{BatchLimits, plan_batches};
@@ -28,3 +29,4 @@ pub use embedder::{
 };
 pub use error::{Error, Result};
 pub use pooling::{MapPooling, Pooling, l2_normalize};
+pub use precision::Precision;

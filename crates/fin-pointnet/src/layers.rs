@@ -207,10 +207,10 @@ impl PointNet2 {
         Self {
             levels,
             global,
-            fc1: Linear {
-                weight: initializer.init([outputs, inputs], device),
-                bias: Some(initializer.init([outputs], device)),
-            },
+            fc1: Linear::of(
+                initializer.init([outputs, inputs], device),
+                Some(initializer.init([outputs], device)),
+            ),
             bn1: BatchNorm2dConfig::new(outputs).init(device),
             columns: if normals { 6 } else { 3 },
         }

@@ -8,7 +8,9 @@ use fin_clip::{ClipEmbedder, ClipOptions};
 use fin_cnn::{Architecture as Network, CONFIG_FILE, ImageEmbedder, ImageOptions, ModelConfig};
 use fin_core::image::Augmentation;
 use fin_core::weights;
-use fin_core::{BatchLimits, DeviceSpec, Embedder, EmbeddingNetwork, Embeddings, Error, Result};
+use fin_core::{
+    BatchLimits, DeviceSpec, Embedder, EmbeddingNetwork, Embeddings, Error, Precision, Result,
+};
 use fin_pointnet::{MeshEmbedder, MeshOptions, PointAugmentation};
 use fin_transformer::{TextEmbedder, TextOptions};
 use serde::{Deserialize, Serialize};
@@ -42,6 +44,8 @@ pub struct ModelOptions {
     pub freeze: bool,
     /// Refuse weights with NaN or infinite values.
     pub check: bool,
+    /// What the weights of a transformer's layers are held in; texts, and texts and images.
+    pub precision: Precision,
     /// Largest number of tokens, instead of the model's; for texts.
     pub max_length: Option<usize>,
     /// Name of the prompt that is put before every text, instead of the model's default.
@@ -79,7 +83,7 @@ impl ModelOptions {
     /// Refuses what says nothing to a model that reads `modality`.
     fn check(&self, modality: Modality) -> Result<()> {
         use Modality::{Image, Mesh, Text, TextImage};
-        let options: [(&str, bool, &[Modality]); 10] = [
+        let options: [(&str, bool, &[Modality]); 11] = [
             ("pooling", self.pooling.is_some(), &[Text, Image, Mesh]),
             (
                 "output-dim",
@@ -98,6 +102,11 @@ impl ModelOptions {
             ),
             ("points", self.points.is_some(), &[Mesh]),
             ("lock", !self.lock.is_empty(), &[TextImage]),
+            (
+                "precision",
+                self.precision != Precision::F32,
+                &[Text, TextImage],
+            ),
         ];
         let meaningless =
             |(_, given, of): &&(&str, bool, &[Modality])| *given && !of.contains(&modality);
@@ -119,6 +128,7 @@ impl ModelOptions {
             prompt: self.prompt.clone(),
             freeze: self.freeze,
             check: self.check,
+            precision: self.precision,
         })
     }
 
@@ -146,6 +156,7 @@ impl ModelOptions {
             lock_image: self.lock.contains(&Tower::Image),
             freeze: self.freeze_patterns.clone(),
             check: self.check,
+            precision: self.precision,
             ..ClipOptions::default()
         })
     }

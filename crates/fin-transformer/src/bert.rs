@@ -8,7 +8,9 @@ use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor};
 use fin_core::kernels::{self, Activation, AttentionBias};
-use fin_core::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use fin_core::nn::{
+    Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, Quantize,
+};
 use fin_core::weights::Names;
 use fin_core::{Backbone, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -380,6 +382,25 @@ impl Bert {
         .map(String::from)
         .to_vec();
         names
+    }
+}
+
+impl Quantize for BertLayer {
+    fn quantize(&mut self) -> Result<()> {
+        let attention = &mut self.attention.self_attention;
+        attention.query.quantize()?;
+        attention.key.quantize()?;
+        attention.value.quantize()?;
+        self.attention.output.dense.quantize()?;
+        self.intermediate.dense.quantize()?;
+        self.output.dense.quantize()
+    }
+}
+
+/// Of the layers, not of the pooler.
+impl Quantize for Bert {
+    fn quantize(&mut self) -> Result<()> {
+        self.encoder.layer.quantize()
     }
 }
 

@@ -7,7 +7,9 @@ use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor};
 use fin_core::kernels::{self, Activation, AttentionBias};
-use fin_core::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use fin_core::nn::{
+    Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, Quantize,
+};
 use fin_core::weights::Names;
 use fin_core::{Backbone, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -264,6 +266,24 @@ impl DistilBert {
         .map(String::from)
         .to_vec();
         names
+    }
+}
+
+impl Quantize for DistilBertLayer {
+    fn quantize(&mut self) -> Result<()> {
+        let attention = &mut self.attention;
+        attention.q_lin.quantize()?;
+        attention.k_lin.quantize()?;
+        attention.v_lin.quantize()?;
+        attention.out_lin.quantize()?;
+        self.ffn.lin1.quantize()?;
+        self.ffn.lin2.quantize()
+    }
+}
+
+impl Quantize for DistilBert {
+    fn quantize(&mut self) -> Result<()> {
+        self.transformer.layer.quantize()
     }
 }
 

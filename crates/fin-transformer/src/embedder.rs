@@ -10,7 +10,7 @@ use fin_core::atomic::AtomicDir;
 use fin_core::kernels::Activation;
 use fin_core::nn::LinearConfig;
 use fin_core::weights::{self, Checkpoint, LoadReport, Names};
-use fin_core::{Embedder, EmbeddingNetwork, Error, Pooling, Result};
+use fin_core::{Embedder, EmbeddingNetwork, Error, Pooling, Precision, Result};
 
 use crate::batch::TokenBatch;
 use crate::bert::Bert;
@@ -81,6 +81,8 @@ pub struct TextOptions {
     pub freeze: bool,
     /// Refuse weights with NaN or infinite values.
     pub check: bool,
+    /// What the layers' weights are held in; heads are in f32.
+    pub precision: Precision,
 }
 
 /// A text embedding model: tokenizer, network, and the files around the weights.
@@ -90,6 +92,7 @@ pub struct TextEmbedder {
     tokenizer: Arc<TextTokenizer>,
     prefix: String,
     files: Arc<Files>,
+    precision: Precision,
     report: LoadReport,
 }
 
@@ -140,6 +143,7 @@ impl TextEmbedder {
             checkpoint.check_finite()?;
         }
         let (mut backbone, mut report) = load_backbone(&config, &checkpoint, device)?;
+        options.precision.apply(&mut backbone, device)?;
         let mut dense = Vec::new();
         let pooling = match options.pooling.clone() {
             Some(TextPooling::Tokens(pooling)) => pooling,
@@ -269,6 +273,7 @@ impl TextEmbedder {
                 config,
                 verbatim,
             }),
+            precision: options.precision,
             report,
         })
     }
@@ -487,6 +492,7 @@ impl Embedder for TextEmbedder {
     }
 
     fn save(&self, directory: &Path) -> Result<()> {
+        self.precision.check_save()?;
         let target = AtomicDir::create(directory)?;
         self.write(target.path())?;
         target.commit()

@@ -3,9 +3,9 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use fin_core::kernels::Activation;
-use fin_core::nn::{Linear, LinearConfig};
+use fin_core::nn::{Linear, LinearConfig, Quantize};
 use fin_core::weights::{self, Names};
-use fin_core::{Backbone, EmbeddingNetwork, Pooling, l2_normalize};
+use fin_core::{Backbone, EmbeddingNetwork, Pooling, Result, l2_normalize};
 
 use crate::batch::TokenBatch;
 use crate::bert::{Bert, BertPooler};
@@ -25,6 +25,16 @@ pub enum TextBackbone {
     XlmRoberta(Bert),
     /// T5's encoder.
     T5(T5Encoder),
+}
+
+impl Quantize for TextBackbone {
+    fn quantize(&mut self) -> Result<()> {
+        match self {
+            Self::Bert(model) | Self::XlmRoberta(model) => model.quantize(),
+            Self::DistilBert(model) => model.quantize(),
+            Self::T5(model) => model.quantize(),
+        }
+    }
 }
 
 impl TextBackbone {

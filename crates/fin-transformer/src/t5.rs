@@ -11,7 +11,9 @@ use burn::module::{Initializer, Module};
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fin_core::kernels::{self, Activation, AttentionBias};
-use fin_core::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use fin_core::nn::{
+    Embedding, EmbeddingConfig, Linear, LinearConfig, Quantize, RmsNorm, RmsNormConfig,
+};
 use fin_core::weights::Names;
 use fin_core::{Backbone, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -422,6 +424,27 @@ impl T5Encoder {
             .map(String::from)
             .to_vec();
         names
+    }
+}
+
+impl Quantize for T5Block {
+    fn quantize(&mut self) -> Result<()> {
+        let attention = &mut self.attention_layer.self_attention;
+        attention.q.quantize()?;
+        attention.k.quantize()?;
+        attention.v.quantize()?;
+        attention.o.quantize()?;
+        let dense = &mut self.feed_forward_layer.dense;
+        for wide in [&mut dense.wi, &mut dense.wi_0, &mut dense.wi_1] {
+            wide.as_mut().map_or(Ok(()), Linear::quantize)?;
+        }
+        dense.wo.quantize()
+    }
+}
+
+impl Quantize for T5Encoder {
+    fn quantize(&mut self) -> Result<()> {
+        self.encoder.block.quantize()
     }
 }
 

@@ -19,14 +19,18 @@ const SCALED: [&str; 2] = ["all-minilm-l6-v2", "efficientnet-lite0"];
 
 const PEERS: [&str; 4] = ["torch", "torch-compile", "onnx", "openvino"];
 
-const KNOWN: &str = "--backends, --models, --batch, --length, --points, --threads, --seconds, \
-                     --peers, --scaling, --training, --write";
+const PRECISIONS: [&str; 2] = ["f32", "int8"];
+
+const KNOWN: &str = "--backends, --models, --batch, --length, --points, --precision, --threads, \
+                     --seconds, --peers, --scaling, --training, --write";
 
 /// What is asked for.
 #[derive(Debug, PartialEq)]
 pub struct Options {
     pub models: Vec<String>,
     pub backends: Vec<String>,
+    /// What weights are held in, on `flex`; elsewhere it is f32.
+    pub precisions: Vec<String>,
     /// Options of the bench `models` that change shapes, with their values.
     pub shapes: Vec<(String, String)>,
     pub threads: usize,
@@ -44,6 +48,7 @@ impl Options {
         let mut options = Self {
             models: Vec::new(),
             backends: vec!["flex".into()],
+            precisions: vec![PRECISIONS[0].into()],
             shapes: Vec::new(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             seconds: 0.0,
@@ -61,6 +66,7 @@ impl Options {
             match arg.as_str() {
                 "--models" => models = Some(list(value()?)),
                 "--backends" => options.backends = list(value()?),
+                "--precision" => options.precisions = list(value()?),
                 "--batch" | "--length" | "--points" => {
                     let value = value()?;
                     for part in list(value) {
@@ -88,6 +94,17 @@ impl Options {
             return Err(
                 "the shapes of --training are fixed; leave out --batch and its like".into(),
             );
+        }
+        if let Some(unknown) = options
+            .precisions
+            .iter()
+            .find(|precision| !PRECISIONS.contains(&precision.as_str()))
+        {
+            let known = PRECISIONS.join(", ");
+            return Err(format!("no precision `{unknown}`; known: {known}"));
+        }
+        if options.precisions != PRECISIONS[..1] && (options.training || options.scaling) {
+            return Err("--training and --scaling are in f32; leave out --precision".into());
         }
         options.seconds = seconds.unwrap_or(if options.scaling { 1.0 } else { 10.0 });
         if options.training && options.peers.is_empty() {

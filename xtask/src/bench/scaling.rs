@@ -3,7 +3,7 @@
 use super::chart::{Line, lines};
 use super::options::Options;
 use super::report::{Machine, digits, record};
-use super::{Programs, write};
+use super::{Programs, Timed, write};
 use crate::Outcome;
 
 const BATCHES: &str = "1,2,4,8,16,32,64";
@@ -58,10 +58,14 @@ pub fn run(options: &Options, programs: &Programs, machine: &Machine) -> Outcome
                     shapes: shapes(options, axis),
                     models: Vec::new(),
                     backends: Vec::new(),
+                    precisions: Vec::new(),
                     peers: Vec::new(),
                     ..*options
                 };
-                let rows = programs.time(&asked, model, backend, threads)?;
+                let bench = programs.command(&asked, model, backend, threads);
+                let Timed::Rows(rows) = programs.time(bench, model, backend)? else {
+                    continue;
+                };
                 // Of a model of texts and images, the texts.
                 texts = is_text(&rows[0].shape);
                 let mut points = Vec::new();

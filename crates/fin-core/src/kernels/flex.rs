@@ -6,9 +6,9 @@ use burn::backend::{
 };
 use burn::tensor::{Shape, Tensor, TensorData};
 use burn_flex::FlexTensor;
-use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::attention::{self, Heads};
 use super::product::{Matrix, product};
 use super::simd;
 use super::{Activation, AttentionBias};
@@ -297,98 +297,20 @@ impl FinKernels for Flex {
         let value = Contiguous::new(value);
         let key_bias = Contiguous::new(key_bias);
         let dims = query.dims();
-        let (batch, seq, hidden) = (dims[0], dims[1], dims[2]);
         assert!(
             key.dims() == dims && value.dims() == dims,
             "attention: query, key and value differ in shape"
         );
-        assert_eq!(key_bias.dims(), [batch, seq], "attention: key bias shape");
-        assert_eq!(
-            hidden % heads,
-            0,
-            "attention: {hidden} does not split into {heads} heads"
-        );
-        let head_dim = hidden / heads;
-        let scale = scale as f32;
         let position = has_position_bias.then(|| Contiguous::new(position_bias));
-        if let Some(position) = &position {
-            assert_eq!(
-                position.dims(),
-                [heads, seq, seq],
-                "attention: position bias shape"
-            );
-        }
-        let position = position.as_ref().map(Contiguous::values);
-
-        let mut out = vec![0.0f32; batch * seq * hidden];
-        out.par_chunks_mut((seq * hidden).max(1))
-            .enumerate()
-            .for_each(|(item, out)| {
-                let tokens = item * seq * hidden..(item + 1) * seq * hidden;
-                let (q, k, v) = (
-                    &query.values()[tokens.clone()],
-                    &key.values()[tokens.clone()],
-                    &value.values()[tokens],
-                );
-                let bias = &key_bias.values()[item * seq..(item + 1) * seq];
-                let mut scores = vec![0.0f32; seq * seq];
-                for head in 0..heads {
-                    let at = head * head_dim;
-                    let rows = hidden as isize;
-                    let (nq, nd) = (seq, head_dim);
-                    // SAFETY: `q`, `k`, `v` and `out` hold `seq` rows of `hidden` elements each and
-                    // `at + head_dim <= hidden`, so every row of the head's columns is in bounds;
-                    // `scores` holds `seq * seq` elements. Sources and destinations are different
-                    // allocations.
-                    unsafe {
-                        gemm::gemm(
-                            nq,
-                            nq,
-                            nd,
-                            scores.as_mut_ptr(),
-                            1,
-                            nq as isize,
-                            false,
-                            q.as_ptr().add(at),
-                            1,
-                            rows,
-                            k.as_ptr().add(at),
-                            rows,
-                            1,
-                            0.0,
-                            1.0,
-                            false,
-                            false,
-                            false,
-                            Parallelism::None,
-                        );
-                        let position =
-                            position.map(|p| &p[head * seq * seq..(head + 1) * seq * seq]);
-                        simd::softmax_rows(&mut scores, bias, position, scale);
-                        gemm::gemm(
-                            nq,
-                            nd,
-                            nq,
-                            out.as_mut_ptr().add(at),
-                            1,
-                            rows,
-                            false,
-                            scores.as_ptr(),
-                            1,
-                            nq as isize,
-                            v.as_ptr().add(at),
-                            1,
-                            rows,
-                            0.0,
-                            1.0,
-                            false,
-                            false,
-                            false,
-                            Parallelism::None,
-                        );
-                    }
-                }
-            });
+        let of = Heads {
+            dims: [dims[0], dims[1], dims[2]],
+            heads,
+            scale: scale as f32,
+            key_bias: key_bias.values(),
+            position: position.as_ref().map(Contiguous::values),
+        };
+        let mut out = vec![0.0f32; query.values().len()];
+        attention::attention(query.values(), key.values(), value.values(), &of, &mut out);
         output(out, dims)
     }
 }

@@ -8,9 +8,13 @@
 //! agree to rounding, which the tests of this module check.
 
 #[cfg(feature = "flex")]
+mod attention;
+#[cfg(feature = "flex")]
 pub mod blocked;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(feature = "flex")]
+pub mod int8;
 #[cfg(feature = "flex")]
 pub mod neighbours;
 pub mod optimizer;
@@ -29,6 +33,23 @@ use burn::tensor::activation::{gelu, gelu_approximate, relu, sigmoid, silu, soft
 use burn::tensor::ops::ConvOptions;
 
 use crate::device::has_exact_gelu_gradient;
+
+/// Without `flex` there are no layers in 8 bits.
+#[cfg(not(feature = "flex"))]
+pub mod int8 {
+    use super::{Activation, Tensor};
+
+    /// None exists.
+    #[derive(Debug)]
+    pub enum Int8Linear {}
+
+    impl Int8Linear {
+        /// Never called.
+        pub fn forward<const D: usize>(&self, _: &Tensor<D>, _: Activation) -> Option<Tensor<D>> {
+            match *self {}
+        }
+    }
+}
 
 /// Element-wise functions between layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -68,6 +68,17 @@ impl<'a> Matrix<'a> {
         Self::new(values, shape, [shape[1], 1])
     }
 
+    /// Rows and columns.
+    pub(super) fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// A row of a matrix whose rows are contiguous.
+    pub(super) fn row(&self, row: usize) -> &'a [f32] {
+        assert_eq!(self.strides[1], 1, "matrix: a row with gaps");
+        &self.values[row * self.strides[0]..][..self.shape[1]]
+    }
+
     /// With axes swapped.
     pub(super) fn transposed(self) -> Self {
         Self {
@@ -127,27 +138,27 @@ impl<'a> Output<'a> {
 }
 
 /// Where a tile reads and writes. Distances are in floats.
-struct Tile {
+pub(super) struct Tile {
     /// `[depth, 32]`.
-    left: *const f32,
-    depth: usize,
+    pub(super) left: *const f32,
+    pub(super) depth: usize,
     /// First element of the first column of the right operand.
-    right: *const f32,
+    pub(super) right: *const f32,
     /// From a column to the next.
-    column: usize,
+    pub(super) column: usize,
     /// From a step along the inner axis to the next.
-    step: usize,
+    pub(super) step: usize,
     /// A value a column, or null.
-    bias: *const f32,
-    out: *mut f32,
+    pub(super) bias: *const f32,
+    pub(super) out: *mut f32,
     /// From a row of the output to the next.
-    row: usize,
+    pub(super) row: usize,
     /// From a column of the output to the next. One of the two is 1.
-    across: usize,
+    pub(super) across: usize,
     /// Rows to write, up to 32.
-    rows: usize,
+    pub(super) rows: usize,
     /// Whether to add to what stands in the output.
-    onto: bool,
+    pub(super) onto: bool,
 }
 
 /// A kernel for a number of columns.
@@ -155,7 +166,7 @@ struct Tile {
 /// # Safety
 /// The processor has the instructions that it was compiled for, and all that a [`Tile`] of its size
 /// names is readable or, of `out`, writable.
-type Kernel = unsafe fn(&Tile);
+pub(super) type Kernel = unsafe fn(&Tile);
 
 /// The body for every number of the list below a constant, written out.
 macro_rules! each {
@@ -355,10 +366,10 @@ unsafe fn pack<V: Vector>(
 #[derive(Clone, Copy)]
 pub(super) struct Kernels {
     /// By columns less one; for 32 rows.
-    wide: &'static [Kernel],
+    pub(super) wide: &'static [Kernel],
     /// For the first 16 of 32 rows.
-    narrow: &'static [Kernel],
-    copy: unsafe fn(&Matrix, usize, std::ops::Range<usize>, &mut [f32]),
+    pub(super) narrow: &'static [Kernel],
+    pub(super) copy: unsafe fn(&Matrix, usize, std::ops::Range<usize>, &mut [f32]),
     pack: unsafe fn(&Matrix, std::ops::Range<usize>, usize, &mut [f32]),
 }
 

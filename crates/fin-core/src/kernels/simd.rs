@@ -166,6 +166,40 @@ multiversion! {
     }
 }
 
+multiversion! {
+    /// Of scores `[keys, 32]`, in place, `exp(scores * scale + position + bias - max)`, with the largest over
+    /// the keys for every lane; `bias` is as long as there are keys, `position` as long as `scores`. `shares`
+    /// are what makes the sum of a lane 1.
+    pub(super) fn softmax_lanes(scores: &mut [f32], bias: &[f32], position: Option<&[f32]>, scale: f32, shares: &mut [f32; LANES]) {
+        let (rows, _) = scores.as_chunks_mut::<LANES>();
+        let mut max = [f32::MIN; LANES];
+        let positions = position.map_or(&[][..], |position| position.as_chunks::<LANES>().0);
+        for (key, (row, bias)) in rows.iter_mut().zip(bias).enumerate() {
+            match positions.get(key) {
+                Some(position) => {
+                    for (x, p) in row.iter_mut().zip(position) {
+                        *x = *x * scale + p + bias;
+                    }
+                }
+                None => row.iter_mut().for_each(|x| *x = *x * scale + bias),
+            }
+            for (max, x) in max.iter_mut().zip(row) {
+                *max = if *x > *max { *x } else { *max };
+            }
+        }
+        let mut sums = [0.0f32; LANES];
+        for row in rows {
+            for ((x, max), sum) in row.iter_mut().zip(&max).zip(&mut sums) {
+                *x = exp(*x - max);
+                *sum += *x;
+            }
+        }
+        for (share, sum) in shares.iter_mut().zip(sums) {
+            *share = 1.0 / sum;
+        }
+    }
+}
+
 /// The sum of `f` over a row.
 #[inline(always)]
 pub(super) fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {

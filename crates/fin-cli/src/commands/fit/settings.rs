@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use fin_core::image::Augmentation;
 use fin_core::input::Column;
-use fin_core::{BatchLimits, DeviceSpec, Error};
+use fin_core::{BatchLimits, DeviceSpec, Error, Precision};
 use fin_pointnet::PointAugmentation;
 use fin_registry::{Modality, ModelOptions, Tower, nearest};
 use fin_train::callback::Mode;
@@ -494,6 +494,7 @@ impl Settings {
             prompt: self.prompt.clone(),
             freeze: self.freeze.unwrap_or_default(),
             check: self.check.unwrap_or_default(),
+            precision: Precision::F32,
             image_size: self.image_size,
             max_pixels: self.max_pixels,
             augmentation: (augments && !of_points).then(Augmentation::standard),

@@ -336,7 +336,12 @@ mod x86 {
 
         #[inline(always)]
         fn transpose(rows: [Self; 16]) -> [Self; 16] {
-            let r = rows.map(|row| row.0);
+            // Written out: a closure over an array would be a call that takes it through memory.
+            let r = [
+                rows[0].0, rows[1].0, rows[2].0, rows[3].0, rows[4].0, rows[5].0, rows[6].0,
+                rows[7].0, rows[8].0, rows[9].0, rows[10].0, rows[11].0, rows[12].0, rows[13].0,
+                rows[14].0, rows[15].0,
+            ];
             // SAFETY: there is a value of the type, so the processor has its instructions.
             unsafe {
                 // Lane `l` of four, of vector `4g + j`: column `4l + j` of the rows from `4g` on.
