@@ -6,7 +6,7 @@
 //! cargo bench --package fin-benches --bench models -- resnet-base --batch 1,8
 //! ```
 //!
-//! `--batch`, `--length` (tokens) and `--points` take lists, which are tried in every combination. A
+//! `--mixed` gives texts of all lengths up to `--length`, with padding. `--batch`, `--length` (tokens) and `--points` take lists, which are tried in every combination. A
 //! process has one model, so that its peak memory is the model's. With `FIN_BENCH_DUMP`, a
 //! directory, nothing is timed: weights, inputs and embeddings go there for
 //! `scripts/reference/bench_peers.py`. `FIN_BENCH_DEVICE` chooses the device (`flex` where unset),
@@ -21,6 +21,7 @@ use fin_benches::dump::{self, Dump};
 use fin_benches::models::{Network, Sizes, check_length, shapes};
 use fin_benches::{Outcome, forget_peak, measure, peak_memory, shape_name, summary};
 use fin_core::Precision;
+use fin_registry::Task;
 use serde_json::json;
 
 fn list(name: &str, text: &str) -> Outcome<Vec<usize>> {
@@ -46,8 +47,12 @@ fn run() -> Outcome<()> {
             "--batch" => &mut sizes.batch,
             "--length" => &mut sizes.length,
             "--points" => &mut sizes.points,
+            "--mixed" => {
+                sizes.mixed = true;
+                continue;
+            }
             option if option.starts_with('-') => {
-                let known = "--batch, --length, --points";
+                let known = "--batch, --length, --points, --mixed";
                 return Err(format!("unknown option `{option}`; known: {known}").into());
             }
             _ if model.is_some() => return Err("one model a process".into()),
@@ -69,6 +74,15 @@ fn run() -> Outcome<()> {
     let row = fin_registry::find(&model)?;
     let shapes = shapes(row, &sizes);
     check_length(row, &sizes)?;
+    if sizes.mixed && row.task != Task::TextToText {
+        let reason = "--mixed is for models of texts alone";
+        println!("{}", json!({ "skipped": reason }));
+        return Ok(());
+    }
+    let name = |shape: &[usize]| match sizes.mixed {
+        true => format!("{} mixed", shape_name(shape)),
+        false => shape_name(shape),
+    };
     let device = fin_benches::device()?;
     let mut network = Network::new(row, &device)?;
     let precision: Precision = match std::env::var("FIN_BENCH_PRECISION") {
@@ -84,11 +98,11 @@ fn run() -> Outcome<()> {
         let reference = network.dump(row, &dump)?;
         let mut entries = Vec::new();
         for (kind, shape) in shapes {
-            let (values, batch) = network.batch(kind, &shape, &device)?;
+            let (values, batch) = network.batch(kind, &shape, sizes.mixed, &device)?;
             let found = network.embed(&batch)?;
             let width = found.dims().to_vec();
             let items = shape[0];
-            let name = shape_name(&shape);
+            let name = name(&shape);
             let expected = ("expected", width, dump::values(found)?);
             let inputs = (kind.name(), shape, values);
             entries.push(dump.shape(&name, items, [inputs, expected])?);
@@ -97,7 +111,7 @@ fn run() -> Outcome<()> {
     }
     forget_peak();
     for (kind, shape) in shapes {
-        let (values, batch) = network.batch(kind, &shape, &device)?;
+        let (values, batch) = network.batch(kind, &shape, sizes.mixed, &device)?;
         drop(values);
         let times = measure(|| {
             black_box(network.embed(&batch)?.into_data());
@@ -105,7 +119,7 @@ fn run() -> Outcome<()> {
         })?;
         let mut row = summary(&times, shape[0]);
         row["model"] = json!(model);
-        row["shape"] = json!(shape_name(&shape));
+        row["shape"] = json!(name(&shape));
         row["peak_mib"] = json!(peak_memory());
         println!("{row}");
     }

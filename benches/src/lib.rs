@@ -168,6 +168,15 @@ pub fn token_ids(items: usize, tokens: usize) -> Vec<Vec<u32>> {
         .collect()
 }
 
+/// [`token_ids`] of texts of all lengths up to `tokens`, spread evenly.
+pub fn mixed_token_ids(items: usize, tokens: usize) -> Vec<Vec<u32>> {
+    let mut ids = token_ids(items, tokens);
+    for (i, ids) in ids.iter_mut().enumerate() {
+        ids.truncate((tokens * (i + 1)).div_ceil(items));
+    }
+    ids
+}
+
 /// [`token_ids`] without padding on a device.
 pub fn batch(items: usize, tokens: usize, device: &Device) -> TokenBatch {
     let ids = token_ids(items, tokens);

@@ -24,10 +24,12 @@ use fin_transformer::{Dense, TextBackbone, TextNetwork, TokenBatch};
 use serde_json::{Value, json};
 
 use crate::dump::Dump;
-use crate::{Outcome, bert_base_config, mini_lm_config, text_network, token_ids};
+use crate::{Outcome, bert_base_config, mini_lm_config, mixed_token_ids, text_network, token_ids};
 
 /// Token ids of a batch of texts, unless said otherwise: texts and their tokens.
 const TEXTS: [usize; 2] = [16, 64];
+/// The id of padding, in all models of texts alone.
+const PADDING: u32 = 0;
 /// Images of a batch.
 const IMAGES: usize = 8;
 /// Clouds of a batch.
@@ -64,6 +66,8 @@ pub struct Sizes {
     pub length: Vec<usize>,
     /// Points of a cloud.
     pub points: Vec<usize>,
+    /// Whether texts have all lengths up to the one given.
+    pub mixed: bool,
 }
 
 /// The batches that a model is timed with: their kinds and shapes.
@@ -236,18 +240,26 @@ impl Network {
         &self,
         kind: Kind,
         shape: &[usize],
+        mixed: bool,
         device: &Device,
     ) -> Outcome<(Vec<f32>, Batch)> {
         let noise = Distribution::Normal(0.0, 1.0);
         device.seed(2);
         match (kind, shape) {
             (Kind::InputIds, &[items, tokens]) => {
-                let ids = token_ids(items, tokens);
-                let values = ids.iter().flatten().map(|id| *id as f32).collect();
+                let ids = match mixed {
+                    true => mixed_token_ids(items, tokens),
+                    false => token_ids(items, tokens),
+                };
+                let padded = ids.iter().flat_map(|ids| {
+                    let padding = std::iter::repeat_n(&PADDING, tokens - ids.len());
+                    ids.iter().chain(padding).map(|id| *id as f32)
+                });
+                let values = padded.collect();
                 let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
                 let batch = match self {
                     Self::Clip(_, config) => Batch::Texts(config.collate(&ids, 1, device)),
-                    _ => Batch::Tokens(TokenBatch::new(&ids, 0, device)),
+                    _ => Batch::Tokens(TokenBatch::new(&ids, PADDING, device)),
                 };
                 Ok((values, batch))
             }

@@ -148,10 +148,10 @@ def load(about: dict, folder: Path, dropout: bool = False):  # noqa: ANN201
                 if inputs.dtype == torch.int64:
                     return self.model.get_text_features(input_ids=inputs).pooler_output
                 return self.model.get_image_features(pixel_values=inputs).pooler_output
-            # No token is padding.
-            mask = torch.ones_like(inputs)
+            mask = (inputs != 0).long()
             hidden = self.model(input_ids=inputs, attention_mask=mask).last_hidden_state
-            return hidden.mean(dim=1)
+            weights = mask.unsqueeze(-1).to(hidden.dtype)
+            return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 
     return Embedder().eval()
 

@@ -208,6 +208,9 @@ impl Programs {
         for (option, value) in &options.shapes {
             bench.args([option, value]);
         }
+        if options.mixed {
+            bench.arg("--mixed");
+        }
         let threads = threads.to_string();
         bench
             .env("FIN_BENCH_DEVICE", backend)

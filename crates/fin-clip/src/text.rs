@@ -2,9 +2,11 @@
 //! attention whose vector at the end of the text is taken, and XLM-RoBERTa as open_clip has it
 //! (`HFTextEncoder` in `open_clip/hf_model.py`), whose token vectors are averaged.
 
+use std::sync::Arc;
+
 use burn::module::{Initializer, Module};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fin_core::kernels::{Activation, AttentionBias, MASKED_SCORE};
+use fin_core::kernels::{self, Activation, AttentionBias, MASKED_SCORE};
 use fin_core::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use fin_core::{Backbone, Pooling, Result};
 use fin_transformer::TokenBatch;
@@ -74,6 +76,7 @@ impl TextConfig {
                 if ids.iter().any(|ids| ids.contains(&pad_id)) {
                     // The padding token written out in a text is padding too.
                     batch.mask = batch.ordinals.clone().greater_elem(0).float();
+                    batch.lengths = None;
                     batch.key_bias = (batch.mask.clone() - 1.0) * -MASKED_SCORE;
                 }
                 TextInput::Masked(batch)
@@ -147,6 +150,7 @@ impl ClipTextTower {
         AttentionBias {
             key: Tensor::zeros([batch, seq], &device),
             position: Some(Tensor::from_data(position, &device)),
+            lengths: None,
         }
     }
 
@@ -157,8 +161,16 @@ impl ClipTextTower {
 
     /// The normed vector at `ends` `[batch]`, `[batch, hidden]`: `pooler_output` of `transformers`.
     pub fn pooled(&self, ids: &Tensor<2, Int>, ends: &Tensor<1, Int>) -> Tensor<2> {
-        let x = self.encoder.forward(self.embed(ids), &self.bias(ids));
+        let x = self.embed(ids);
         let [batch, _, hidden] = x.dims();
+        // No token sees those after it, so that the ones behind the end are of no account.
+        let lengths: Option<Arc<[usize]>> = kernels::packs(&x).then(|| {
+            let ends = ends.to_data();
+            ends.iter::<i64>().map(|end| end as usize + 1).collect()
+        });
+        let x = kernels::without_padding(x, lengths.as_ref(), self.bias(ids), |x, bias| {
+            self.encoder.forward(x, bias)
+        });
         let index = ends.clone().reshape([batch, 1, 1]);
         let index = index.expand([batch, 1, hidden]);
         let ends = x.gather(1, index).reshape([batch, hidden]);

@@ -109,6 +109,7 @@ impl VisionTower {
         AttentionBias {
             key: Tensor::zeros([batch, seq], &x.device()),
             position: None,
+            lengths: None,
         }
     }
 

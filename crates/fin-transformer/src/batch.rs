@@ -1,5 +1,7 @@
 //! Token ids on a device.
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fin_core::kernels::{AttentionBias, MASKED_SCORE};
 
@@ -16,6 +18,8 @@ pub struct TokenBatch {
     /// the id is the padding id, be it in the padding or written out in the text. RoBERTa's
     /// positions follow from it.
     pub ordinals: Tensor<2, Int>,
+    /// Tokens of each text, where they are what `mask` says.
+    pub lengths: Option<Arc<[usize]>>,
 }
 
 impl TokenBatch {
@@ -46,6 +50,7 @@ impl TokenBatch {
             mask: Tensor::from_data(TensorData::new(mask, shape), device),
             key_bias: Tensor::from_data(TensorData::new(key_bias, shape), device),
             ordinals: Tensor::from_data(TensorData::new(ordinals, shape), device),
+            lengths: Some(ids.iter().map(|ids| ids.len()).collect()),
         }
     }
 
@@ -54,6 +59,7 @@ impl TokenBatch {
         AttentionBias {
             key: self.key_bias.clone(),
             position: None,
+            lengths: None,
         }
     }
 

@@ -414,10 +414,10 @@ impl Backbone for Bert {
 
     fn forward(&self, batch: &TokenBatch) -> Tensor<3> {
         let x = self.embeddings.forward(batch);
-        let bias = batch.attention_bias();
-        self.encoder
-            .layer
-            .iter()
-            .fold(x, |x, layer| layer.forward(x, &bias))
+        let lengths = batch.lengths.as_ref();
+        kernels::without_padding(x, lengths, batch.attention_bias(), |x, bias| {
+            let layers = self.encoder.layer.iter();
+            layers.fold(x, |x, layer| layer.forward(x, bias))
+        })
     }
 }

@@ -384,6 +384,7 @@ impl T5Encoder {
         AttentionBias {
             key: batch.key_bias.clone(),
             position,
+            lengths: None,
         }
     }
 
@@ -457,10 +458,12 @@ impl Backbone for T5Encoder {
     }
 
     fn forward(&self, batch: &TokenBatch) -> Tensor<3> {
-        let bias = self.attention_bias(batch);
         let x = self.embed(batch);
-        let blocks = self.encoder.block.iter();
-        self.finish(blocks.fold(x, |x, block| block.forward(x, &bias)))
+        let lengths = batch.lengths.as_ref();
+        kernels::without_padding(x, lengths, self.attention_bias(batch), |x, bias| {
+            let blocks = self.encoder.block.iter();
+            self.finish(blocks.fold(x, |x, block| block.forward(x, bias)))
+        })
     }
 }
 

@@ -21,8 +21,8 @@ const PEERS: [&str; 4] = ["torch", "torch-compile", "onnx", "openvino"];
 
 const PRECISIONS: [&str; 2] = ["f32", "int8"];
 
-const KNOWN: &str = "--backends, --models, --batch, --length, --points, --precision, --threads, \
-                     --seconds, --peers, --scaling, --training, --write";
+const KNOWN: &str = "--backends, --models, --batch, --length, --points, --mixed, --precision, \
+                     --threads, --seconds, --peers, --scaling, --training, --write";
 
 /// What is asked for.
 #[derive(Debug, PartialEq)]
@@ -33,6 +33,8 @@ pub struct Options {
     pub precisions: Vec<String>,
     /// Options of the bench `models` that change shapes, with their values.
     pub shapes: Vec<(String, String)>,
+    /// Whether texts have all lengths up to the one given.
+    pub mixed: bool,
     pub threads: usize,
     /// For how long a shape is repeated.
     pub seconds: f64,
@@ -50,6 +52,7 @@ impl Options {
             backends: vec!["flex".into()],
             precisions: vec![PRECISIONS[0].into()],
             shapes: Vec::new(),
+            mixed: false,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             seconds: 0.0,
             peers: Vec::new(),
@@ -79,6 +82,7 @@ impl Options {
                 "--peers" => {
                     options.peers = value().map_or(PEERS.map(String::from).to_vec(), |v| list(v));
                 }
+                "--mixed" => options.mixed = true,
                 "--scaling" => options.scaling = true,
                 "--training" => options.training = true,
                 "--write" => options.write = true,
@@ -89,6 +93,9 @@ impl Options {
             return Err(
                 "--scaling measures fin's inference alone; leave out --training and --peers".into(),
             );
+        }
+        if options.mixed && (options.training || options.scaling) {
+            return Err("--training and --scaling have no padding; leave out --mixed".into());
         }
         if options.training && !options.shapes.is_empty() {
             return Err(

@@ -14,17 +14,24 @@ use super::blocked::vector::Isa;
 use super::product::{Kernels, Matrix, ROWS, Tile};
 use super::{MASKED_SCORE, simd};
 
+/// Where the tokens of the items of a batch lie.
+pub(super) enum Items<'a> {
+    /// As many in every item, with a bias of every key, `[batch, seq]`.
+    Padded { seq: usize, key_bias: &'a [f32] },
+    /// So many of each item, one after another.
+    Packed(&'a [usize]),
+}
+
 /// What is said of an attention besides queries, keys and values.
 pub(super) struct Heads<'a> {
-    /// Items, tokens, and columns of all heads.
-    pub(super) dims: [usize; 3],
+    pub(super) items: Items<'a>,
+    /// Columns of all heads.
+    pub(super) hidden: usize,
     pub(super) heads: usize,
     /// Of scores.
     pub(super) scale: f32,
-    /// `[batch, seq]`.
-    pub(super) key_bias: &'a [f32],
-    /// `[heads, seq, seq]`.
-    pub(super) position: Option<&'a [f32]>,
+    /// `[heads, longest, longest]`, of as many tokens as the longest item has, or more.
+    pub(super) position: Option<(&'a [f32], usize)>,
 }
 
 thread_local! {
@@ -33,7 +40,7 @@ thread_local! {
 }
 
 /// `softmax(scale · q·kᵀ + position + key_bias)·v` of every head: `q`, `k`, `v` and `out` are
-/// `[batch, seq, heads · head_dim]`.
+/// `[tokens, heads · head_dim]`.
 ///
 /// Panics where a length does not fit.
 pub(super) fn attention(q: &[f32], k: &[f32], v: &[f32], of: &Heads, out: &mut [f32]) {
@@ -41,21 +48,42 @@ pub(super) fn attention(q: &[f32], k: &[f32], v: &[f32], of: &Heads, out: &mut [
 }
 
 fn run(isa: Isa, q: &[f32], k: &[f32], v: &[f32], of: &Heads, out: &mut [f32]) {
-    let [batch, seq, hidden] = of.dims;
-    let item = seq * hidden;
-    assert!(
-        [q.len(), k.len(), v.len(), out.len()] == [batch * item; 4],
-        "attention: query, key and value differ in shape"
-    );
-    assert_eq!(of.key_bias.len(), batch * seq, "attention: key bias shape");
+    let hidden = of.hidden;
     assert!(
         of.heads > 0 && hidden.is_multiple_of(of.heads),
         "attention: {hidden} does not split into {} heads",
         of.heads
     );
-    if let Some(position) = of.position {
-        let shape = of.heads * seq * seq;
-        assert_eq!(position.len(), shape, "attention: position bias shape");
+    // First token and number of tokens of every item.
+    let mut spans = Vec::new();
+    match of.items {
+        Items::Padded { seq, key_bias } => {
+            let batch = key_bias.len() / seq.max(1);
+            assert_eq!(key_bias.len(), batch * seq, "attention: key bias shape");
+            spans.extend((0..batch).map(|i| (i * seq, seq)));
+        }
+        Items::Packed(lengths) => {
+            let mut first = 0;
+            for length in lengths {
+                spans.push((first, *length));
+                first += length;
+            }
+        }
+    }
+    let tokens: usize = spans.iter().map(|(_, length)| length).sum();
+    assert!(
+        [q.len(), k.len(), v.len(), out.len()] == [tokens * hidden; 4],
+        "attention: {tokens} tokens of {hidden} columns, but {} queries, {} keys and {} values",
+        q.len(),
+        k.len(),
+        v.len()
+    );
+    let longest = spans.iter().map(|(_, length)| *length).max().unwrap_or(0);
+    if let Some((position, side)) = of.position {
+        assert!(
+            side >= longest && position.len() == of.heads * side * side,
+            "attention: position bias shape"
+        );
     }
     if out.is_empty() {
         return;
@@ -63,17 +91,24 @@ fn run(isa: Isa, q: &[f32], k: &[f32], v: &[f32], of: &Heads, out: &mut [f32]) {
     let kernels = Kernels::new(isa);
     let width = hidden / of.heads;
     let shared = Shared::new(out);
+    let unmasked = vec![0.0; longest];
     let task = |number: usize| {
-        let (i, head) = (number / of.heads, number % of.heads);
+        let ((first, seq), head) = (spans[number / of.heads], number % of.heads);
+        if seq == 0 {
+            return;
+        }
         let [q, k, v] = [q, k, v].map(|x| {
-            let columns = &x[i * item..][..item][head * width..];
+            let columns = &x[first * hidden..][..seq * hidden][head * width..];
             Matrix::new(columns, [seq, width], [hidden, 1])
         });
-        let bias = &of.key_bias[i * seq..][..seq];
-        let position = of.position.map(|p| {
-            let of_head = &p[head * seq * seq..][..seq * seq];
-            Matrix::rows(of_head, [seq, seq])
+        let position = of.position.map(|(position, side)| {
+            let of_head = &position[head * side * side..][..side * side];
+            Matrix::new(of_head, [seq, seq], [side, 1])
         });
+        let bias = match of.items {
+            Items::Padded { key_bias, .. } => &key_bias[first..][..seq],
+            Items::Packed(_) => &unmasked[..seq],
+        };
         let keys = bias.iter().rposition(|bias| *bias > MASKED_SCORE);
         let keys = keys.map_or(seq, |last| last + 1);
         let one = One {
@@ -84,15 +119,15 @@ fn run(isa: Isa, q: &[f32], k: &[f32], v: &[f32], of: &Heads, out: &mut [f32]) {
             scale: of.scale,
         };
         // SAFETY: the columns of a head of an item belong to this task alone, and `out` is as long as
-        // `batch` items of `seq` rows.
+        // all items.
         unsafe {
-            let start = shared.get().add(i * item + head * width);
+            let start = shared.get().add(first * hidden + head * width);
             one.run(k, v, start, hidden);
         }
     };
-    let tasks = batch * of.heads;
+    let tasks = spans.len() * of.heads;
     // What a task takes is worth more than handing it to another thread.
-    if tasks == 1 || seq * seq * width < 1 << 12 {
+    if tasks == 1 || longest * longest * width < 1 << 12 {
         (0..tasks).for_each(task);
     } else {
         (0..tasks).into_par_iter().for_each(task);
@@ -241,11 +276,14 @@ mod tests {
             }
             for position in [None, Some(positions.as_slice())] {
                 let of = Heads {
-                    dims: [batch, seq, hidden],
+                    items: Items::Padded {
+                        seq,
+                        key_bias: &bias,
+                    },
+                    hidden,
                     heads,
                     scale: 0.3,
-                    key_bias: &bias,
-                    position,
+                    position: position.map(|position| (position, seq)),
                 };
                 for isa in Isa::available() {
                     let mut out = vec![f32::NAN; q.len()];
@@ -286,6 +324,50 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn packed_items_are_what_they_are_alone() {
+        let (lengths, heads, width) = ([3, 0, 20, 1], 2, 8);
+        let (hidden, side) = (heads * width, 22);
+        let [q, k, v] = [1, 2, 3].map(|seed| values(24 * hidden, seed));
+        let positions = values(heads * side * side, 4);
+        fn of<'a>(items: Items<'a>, position: (&'a [f32], usize)) -> Heads<'a> {
+            Heads {
+                items,
+                hidden: 16,
+                heads: 2,
+                scale: 0.3,
+                position: Some(position),
+            }
+        }
+        let mut found = vec![f32::NAN; q.len()];
+        attention(
+            &q,
+            &k,
+            &v,
+            &of(Items::Packed(&lengths), (&positions, side)),
+            &mut found,
+        );
+        let mut first = 0;
+        for seq in lengths {
+            // The corner of the positions that the item has.
+            let rows = positions.chunks_exact(side).enumerate();
+            let corner: Vec<f32> = rows
+                .filter(|(row, _)| row % side < seq)
+                .flat_map(|(_, row)| row[..seq].to_vec())
+                .collect();
+            let [q, k, v] = [&q, &k, &v].map(|x| &x[first * hidden..][..seq * hidden]);
+            let mut alone = vec![f32::NAN; seq * hidden];
+            let key_bias = vec![0.0; seq];
+            let items = Items::Padded {
+                seq,
+                key_bias: &key_bias,
+            };
+            attention(q, k, v, &of(items, (&corner, seq)), &mut alone);
+            assert_eq!(alone, found[first * hidden..][..seq * hidden]);
+            first += seq;
         }
     }
 }

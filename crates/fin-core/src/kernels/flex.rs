@@ -4,14 +4,14 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Backend, BackendTensor, Dispatch, DispatchTensorKind, Flex, backend_extension,
 };
-use burn::tensor::{Shape, Tensor, TensorData};
+use burn::tensor::{Device, Shape, Tensor, TensorData};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::attention::{self, Heads};
+use super::attention::{self, Heads, Items};
 use super::product::{Matrix, product};
 use super::simd;
-use super::{Activation, AttentionBias};
+use super::{Activation, AttentionBias, slices};
 
 /// Operations that `flex` runs in fused form.
 ///
@@ -120,6 +120,73 @@ pub(super) fn attention(
         heads,
         scale,
     ))
+}
+
+/// The tokens of `x` `[batch, seq, hidden]` without the padding behind each item's, `[1, tokens, hidden]`; none
+/// where there is no padding, or the tensor is not for the fast forms.
+pub(super) fn pack(x: &Tensor<3>, lengths: &[usize]) -> Option<Tensor<3>> {
+    let [batch, seq, hidden] = x.dims();
+    assert!(
+        lengths.len() == batch && lengths.iter().all(|length| *length <= seq),
+        "lengths {lengths:?} of {batch} items of {seq}"
+    );
+    let tokens: usize = lengths.iter().sum();
+    if tokens == 0 || tokens == batch * seq {
+        return None;
+    }
+    slices::map(x, |x, _| {
+        let mut packed = Vec::with_capacity(tokens * hidden);
+        for (item, length) in x.chunks_exact(seq * hidden).zip(lengths) {
+            packed.extend_from_slice(&item[..length * hidden]);
+        }
+        (packed, [1, tokens, hidden])
+    })
+}
+
+/// What [`pack`] has packed, `[1, tokens, hidden]`, as `[batch, seq, hidden]` with zeros for padding.
+pub(super) fn unpack(x: &Tensor<3>, lengths: &[usize], seq: usize) -> Tensor<3> {
+    let unpacked = slices::map(x, |x, [_, _, hidden]| {
+        let mut padded = vec![0.0; lengths.len() * seq * hidden];
+        let mut rest = x;
+        for (item, length) in padded.chunks_exact_mut(seq * hidden).zip(lengths) {
+            let (values, others) = rest.split_at(length * hidden);
+            item[..values.len()].copy_from_slice(values);
+            rest = others;
+        }
+        (padded, [lengths.len(), seq, hidden])
+    });
+    unpacked.expect("layers keep a tensor where it is")
+}
+
+/// Attention within items of so many tokens each, one after another: `[1, tokens, heads · head_dim]`.
+pub(super) fn packed_attention(
+    inputs: [Tensor<3>; 3],
+    lengths: &[usize],
+    position: Option<Tensor<3>>,
+    heads: usize,
+    scale: f64,
+) -> Tensor<3> {
+    let [query, key, value] = inputs.map(contiguous);
+    let position = position.map(contiguous);
+    let dims = query.dims();
+    let of = Heads {
+        items: Items::Packed(lengths),
+        hidden: dims[2],
+        heads,
+        scale: scale as f32,
+        position: position.as_ref().map(|x| (x.values(), x.dims()[1])),
+    };
+    let mut out = vec![0.0f32; query.values().len()];
+    attention::attention(query.values(), key.values(), value.values(), &of, &mut out);
+    Tensor::from_data(TensorData::new(out, Shape::from(dims)), &Device::flex())
+}
+
+/// Panics where the tensor is not one of floats on this backend, which `is_fast` has been asked about.
+fn contiguous<const D: usize>(x: Tensor<D>) -> Contiguous {
+    match x.into_dispatch().kind {
+        DispatchTensorKind::Flex(BackendTensor::Float(x)) => Contiguous::new(x),
+        _ => panic!("a tensor of another backend"),
+    }
 }
 
 /// A contiguous view of a tensor's elements, with the tensor that owns them.
@@ -302,12 +369,16 @@ impl FinKernels for Flex {
             "attention: query, key and value differ in shape"
         );
         let position = has_position_bias.then(|| Contiguous::new(position_bias));
+        assert_eq!(key_bias.dims(), dims[..2], "attention: key bias shape");
         let of = Heads {
-            dims: [dims[0], dims[1], dims[2]],
+            items: Items::Padded {
+                seq: dims[1],
+                key_bias: key_bias.values(),
+            },
+            hidden: dims[2],
             heads,
             scale: scale as f32,
-            key_bias: key_bias.values(),
-            position: position.as_ref().map(Contiguous::values),
+            position: position.as_ref().map(|x| (x.values(), dims[1])),
         };
         let mut out = vec![0.0f32; query.values().len()];
         attention::attention(query.values(), key.values(), value.values(), &of, &mut out);

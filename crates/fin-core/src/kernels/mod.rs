@@ -27,6 +27,8 @@ pub mod slices;
 #[cfg(feature = "flex")]
 mod training;
 
+use std::sync::Arc;
+
 use burn::nn::Dropout;
 use burn::tensor::Tensor;
 use burn::tensor::activation::{gelu, gelu_approximate, relu, sigmoid, silu, softmax, tanh};
@@ -210,6 +212,10 @@ pub struct AttentionBias {
     pub key: Tensor<2>,
     /// `[heads, seq, seq]`, added to the score of its query and key (T5's relative positions).
     pub position: Option<Tensor<3>>,
+    /// Where items are without padding ([`without_padding`]), the tokens of each. Queries, keys and values are then
+    /// `[1, tokens, heads · head_dim]`, every item sees itself alone, `key` is not looked at, and `position` is of
+    /// the longest item.
+    pub lengths: Option<Arc<[usize]>>,
 }
 
 /// Multi-head dot-product attention (Vaswani et al. 2017, section 3.2), unprojected.
@@ -227,6 +233,15 @@ pub fn attention(
     dropout: &Dropout,
 ) -> Tensor<3> {
     #[cfg(feature = "flex")]
+    if let (true, Some(lengths)) = (is_fast(&query), &bias.lengths) {
+        let inputs = [query, key, value];
+        return flex::packed_attention(inputs, lengths, bias.position.clone(), heads, scale);
+    }
+    assert!(
+        bias.lengths.is_none(),
+        "attention: items without padding are for `flex`"
+    );
+    #[cfg(feature = "flex")]
     if is_fast(&query) {
         return flex::attention(query, key, value, bias.clone(), heads, scale);
     }
@@ -235,6 +250,45 @@ pub fn attention(
         return training::attention(query, key, value, bias.clone(), heads, scale, dropout);
     }
     portable::attention(query, key, value, bias, heads, scale, dropout)
+}
+
+/// What `layers` make of `x` `[batch, seq, hidden]`, whose items have so many tokens and padding behind them. On
+/// `flex`, at inference, the layers see `[1, tokens, hidden]` without it, with `bias` telling the items apart, and
+/// zeros are in its place in the result; elsewhere they see `x` and `bias` as they are.
+///
+/// Panics where there are not as many lengths as items, or one is longer than the items are.
+pub fn without_padding(
+    x: Tensor<3>,
+    lengths: Option<&Arc<[usize]>>,
+    bias: AttentionBias,
+    layers: impl FnOnce(Tensor<3>, &AttentionBias) -> Tensor<3>,
+) -> Tensor<3> {
+    #[cfg(feature = "flex")]
+    if let Some(lengths) = lengths
+        && let Some(packed) = flex::pack(&x, lengths)
+    {
+        let seq = x.dims()[1];
+        drop(x);
+        let bias = AttentionBias {
+            lengths: Some(lengths.clone()),
+            ..bias
+        };
+        return flex::unpack(&layers(packed, &bias), lengths, seq);
+    }
+    #[cfg(not(feature = "flex"))]
+    let _ = lengths;
+    layers(x, &bias)
+}
+
+/// Whether [`without_padding`] can leave padding out of a tensor.
+pub fn packs(x: &Tensor<3>) -> bool {
+    #[cfg(feature = "flex")]
+    return is_fast(x);
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = x;
+        false
+    }
 }
 
 /// `1 / √head_dim`, the scale of scores in scaled dot-product attention.
@@ -515,9 +569,14 @@ mod tests {
                 let lifted = AttentionBias {
                     key: lift(&bias),
                     position: position.as_ref().map(lift),
+                    lengths: None,
                 };
                 let key = bias.clone();
-                let fast = AttentionBias { key, position };
+                let fast = AttentionBias {
+                    key,
+                    position,
+                    lengths: None,
+                };
                 let [fq, fk, fv] = [&q, &k, &v].map(Tensor::clone);
                 let fast = attention(fq, fk, fv, &fast, heads, scale, &dropout);
                 let [lq, lk, lv] = [&q, &k, &v].map(lift);
@@ -535,6 +594,7 @@ mod tests {
             let bias = AttentionBias {
                 key: bias,
                 position: None,
+                lengths: None,
             };
             let changed = k.clone().mask_fill(padding.clone(), 1e3);
             let changed_v = v.clone().mask_fill(padding, -1e3);

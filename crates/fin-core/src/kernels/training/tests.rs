@@ -194,6 +194,7 @@ fn attention() {
             let bias = AttentionBias {
                 key: key.clone(),
                 position: position.clone(),
+                lengths: None,
             };
             let run = |f: fn(_, _, _, &AttentionBias, _, _, &_) -> Tensor<3>| {
                 let [q, k, v] = inputs.clone();
@@ -232,6 +233,7 @@ fn attention_with_dropout_has_the_gradient_of_what_it_computed() {
         let bias = AttentionBias {
             key: Tensor::zeros([2, 6], &device),
             position: None,
+            lengths: None,
         };
         passed(attention_of(q, k.clone(), v.clone(), bias, heads))
     };
@@ -249,6 +251,7 @@ fn attention_with_dropout_has_the_gradient_of_what_it_computed() {
     let bias = AttentionBias {
         key: Tensor::zeros([2, 6], &device),
         position: None,
+        lengths: None,
     };
     let (whole, _) = passed(attention_of(q.clone(), k.clone(), v.clone(), bias, none));
     assert!(relative(&values, &whole) > 0.1, "nothing was left out");
