@@ -60,12 +60,8 @@ pub fn run(args: &[String]) -> Outcome {
         report.compare(first);
     }
     print!("\n{}", report.markdown());
-    if options.write {
-        let name = if options.training {
-            "training"
-        } else {
-            "bench"
-        };
+    if let Some(name) = &options.write {
+        write(&format!("{name}.md"), &report.markdown())?;
         write(&format!("{name}.csv"), &report.csv())?;
         write(&format!("{name}.svg"), &report.chart())?;
     }

@@ -41,7 +41,8 @@ pub struct Options {
     pub peers: Vec<String>,
     pub scaling: bool,
     pub training: bool,
-    pub write: bool,
+    /// Name of the files of `benches/results/` that are written.
+    pub write: Option<String>,
 }
 
 impl Options {
@@ -58,7 +59,7 @@ impl Options {
             peers: Vec::new(),
             scaling: false,
             training: false,
-            write: false,
+            write: None,
         };
         let mut args = args.iter().peekable();
         while let Some(arg) = args.next() {
@@ -85,7 +86,7 @@ impl Options {
                 "--mixed" => options.mixed = true,
                 "--scaling" => options.scaling = true,
                 "--training" => options.training = true,
-                "--write" => options.write = true,
+                "--write" => options.write = Some(value().cloned().unwrap_or_default()),
                 other => return Err(format!("unknown argument `{other}`; known: {KNOWN}")),
             }
         }
@@ -93,6 +94,21 @@ impl Options {
             return Err(
                 "--scaling measures fin's inference alone; leave out --training and --peers".into(),
             );
+        }
+        if let Some(name) = &mut options.write {
+            if name.is_empty() {
+                *name = match (options.training, options.scaling) {
+                    (true, _) => "training".into(),
+                    (_, true) => "scaling".into(),
+                    _ => "bench".into(),
+                };
+            }
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+            if !name.chars().all(is_plain) {
+                return Err(format!(
+                    "--write: `{name}` is not of letters, digits and `-`"
+                ));
+            }
         }
         if options.mixed && (options.training || options.scaling) {
             return Err("--training and --scaling have no padding; leave out --mixed".into());
@@ -235,6 +251,10 @@ mod tests {
             ("--batch 8,0", ["--batch", "`0`"]),
             ("--models --write", ["--models", "needs a value"]),
             ("--training --batch 8", ["--training", "--batch"]),
+            ("--scaling --mixed", ["--scaling", "--mixed"]),
+            ("--precision int4", ["`int4`", "f32, int8"]),
+            ("--training --precision int8", ["--training", "--precision"]),
+            ("--write ../x", ["--write", "`../x`"]),
             ("--scaling --peers", ["--scaling", "--peers"]),
         ] {
             let error = parse(args).unwrap_err();
@@ -246,7 +266,20 @@ mod tests {
 
     #[test]
     fn peers_are_all_unless_named() {
-        assert_eq!(parse("--peers --write").unwrap().peers, PEERS);
+        let all = parse("--peers --write").unwrap();
+        assert_eq!(
+            (all.peers.as_slice(), all.write),
+            (&PEERS.map(String::from)[..], Some("bench".into()))
+        );
+        let named = parse("--write texts-mixed --mixed").unwrap();
+        assert_eq!(
+            (named.write, named.mixed),
+            (Some("texts-mixed".into()), true)
+        );
+        assert_eq!(
+            parse("--scaling --write").unwrap().write,
+            Some("scaling".into())
+        );
         assert_eq!(
             parse("--peers torch,onnx").unwrap().peers,
             ["torch", "onnx"]

@@ -60,6 +60,7 @@ pub fn run(options: &Options, programs: &Programs, machine: &Machine) -> Outcome
                     backends: Vec::new(),
                     precisions: Vec::new(),
                     peers: Vec::new(),
+                    write: None,
                     ..*options
                 };
                 let bench = programs.command(&asked, model, backend, threads);
@@ -96,15 +97,15 @@ pub fn run(options: &Options, programs: &Programs, machine: &Machine) -> Outcome
             }
         }
     }
-    if options.write {
-        write("scaling.csv", &csv)?;
+    if let Some(name) = &options.write {
+        write(&format!("{name}.csv"), &csv)?;
         for (model, axis, curves) in charts {
             let (title, x) = match axis {
                 Axis::Batch => (format!("{model} by items of a batch"), "items of a batch"),
                 Axis::Length => (format!("{model} by tokens of a text"), "tokens of a text"),
             };
             let chart = lines(&title, &machine.line(), [x, "items a second"], &curves);
-            write(&format!("scaling-{model}-{}.svg", axis.name()), &chart)?;
+            write(&format!("{name}-{model}-{}.svg", axis.name()), &chart)?;
         }
     }
     Ok(())
