@@ -7,6 +7,7 @@
 mod args;
 mod card;
 mod commands;
+mod cross_encoder;
 mod data;
 mod family;
 mod html;

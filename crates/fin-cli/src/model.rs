@@ -89,9 +89,13 @@ impl<F: Family> OpenModel<F> {
 
 /// Progress over items on stderr, where that is a terminal; `total` where it is known.
 pub fn item_bar<F: Family>(total: Option<usize>) -> ProgressBar {
+    bar_of(F::NAMES[1], total)
+}
+
+/// Progress over what is called `items`.
+pub fn bar_of(items: &str, total: Option<usize>) -> ProgressBar {
     let target = ProgressDrawTarget::stderr();
     let bar = ProgressBar::with_draw_target(total.map(|n| n as u64), target);
-    let items = F::NAMES[1];
     let template = match total {
         Some(_) => format!("{{wide_bar}} {{pos}}/{{len}} {items}  {{per_sec}}  {{eta}} left"),
         None => format!("{{spinner}} {{pos}} {items}  {{per_sec}}  {{elapsed}}"),

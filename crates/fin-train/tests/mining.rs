@@ -14,8 +14,8 @@ fn fixture(name: &str) -> Vec<u8> {
 }
 
 /// Rows of a tensor one after the other, and their width.
-fn embeddings(name: &str) -> (Vec<f32>, usize) {
-    let bytes = fixture("embeddings.safetensors");
+fn tensor(file: &str, name: &str) -> (Vec<f32>, usize) {
+    let bytes = fixture(file);
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let view = tensors.tensor(name).unwrap();
     let values = view.data().chunks_exact(4);
@@ -104,18 +104,20 @@ fn labelled_pairs(mined: &Mined) -> Rows {
     rows
 }
 
-#[test]
-fn hard_negatives_are_those_of_sentence_transformers() {
-    let reference: Value = serde_json::from_slice(&fixture("hard_negatives.json")).unwrap();
+/// Checks the rows and scores of every case of a file against what `mine` makes.
+fn check_cases(
+    file: &str,
+    least: usize,
+    mine: impl Fn(&HardNegatives, &[(usize, usize)]) -> Mined,
+) {
+    let reference: Value = serde_json::from_slice(&fixture(file)).unwrap();
     let pairs: Vec<(usize, usize)> = serde_json::from_value(reference["pairs"].clone()).unwrap();
-    let (queries, dim) = embeddings("queries");
-    let (documents, _) = embeddings("documents");
     let cases = reference["cases"].as_array().unwrap();
-    assert!(cases.len() >= 12);
+    assert!(cases.len() >= least);
     for case in cases {
         let name = case["options"].to_string();
         let options = options(&case["options"]);
-        let mined = options.mine(&queries, &documents, dim, &pairs).unwrap();
+        let mined = mine(&options, &pairs);
         let (found, scores) = triplets(&mined);
         assert_eq!(found, rows(&case["triplets"]), "{name}");
         assert_eq!(
@@ -138,4 +140,30 @@ fn hard_negatives_are_those_of_sentence_transformers() {
             );
         }
     }
+}
+
+#[test]
+fn hard_negatives_are_those_of_sentence_transformers() {
+    let file = "embeddings.safetensors";
+    let (queries, dim) = tensor(file, "queries");
+    let (documents, _) = tensor(file, "documents");
+    check_cases("hard_negatives.json", 12, |options, pairs| {
+        options.mine(&queries, &documents, dim, pairs).unwrap()
+    });
+}
+
+#[test]
+fn rescored_negatives_are_those_of_sentence_transformers() {
+    let file = "embeddings.safetensors";
+    let (queries, dim) = tensor(file, "queries");
+    let (documents, _) = tensor(file, "documents");
+    let (scores, width) = tensor("rescored.safetensors", "cross_scores");
+    check_cases("rescored.json", 9, |options, pairs| {
+        let rescore = |pairs: &[(usize, usize)]| {
+            let score = |&(query, document): &(usize, usize)| scores[query * width + document];
+            Ok(pairs.iter().map(score).collect())
+        };
+        let mined = options.mine_rescored(&queries, &documents, dim, pairs, rescore);
+        mined.unwrap()
+    });
 }

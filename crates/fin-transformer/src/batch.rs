@@ -20,6 +20,8 @@ pub struct TokenBatch {
     pub ordinals: Tensor<2, Int>,
     /// Tokens of each text, where they are what `mask` says.
     pub lengths: Option<Arc<[usize]>>,
+    /// `[batch, seq]`: rows of BERT's token-type table; `None` where all are 0, as of single texts.
+    pub token_types: Option<Tensor<2, Int>>,
 }
 
 impl TokenBatch {
@@ -51,7 +53,22 @@ impl TokenBatch {
             key_bias: Tensor::from_data(TensorData::new(key_bias, shape), device),
             ordinals: Tensor::from_data(TensorData::new(ordinals, shape), device),
             lengths: Some(ids.iter().map(|ids| ids.len()).collect()),
+            token_types: None,
         }
+    }
+
+    /// With a token type for each id; padding has type 0.
+    pub fn with_token_types(mut self, types: &[&[u32]]) -> Self {
+        let [count, seq] = self.dims();
+        let mut values = vec![0i64; count * seq];
+        for (row, types) in values.chunks_exact_mut(seq).zip(types) {
+            for (value, kind) in row.iter_mut().zip(*types) {
+                *value = i64::from(*kind);
+            }
+        }
+        let values = TensorData::new(values, [count, seq]);
+        self.token_types = Some(Tensor::from_data(values, &self.mask.device()));
+        self
     }
 
     /// What hides the padding from attention.

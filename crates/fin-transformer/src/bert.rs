@@ -210,7 +210,7 @@ pub struct BertEmbeddings {
     pub word_embeddings: Embedding,
     /// `[max_position_embeddings, hidden]`.
     pub position_embeddings: Embedding,
-    /// `[type_vocab_size, hidden]`; single texts use row 0.
+    /// `[type_vocab_size, hidden]`; single texts use row 0, the second of two row 1.
     pub token_type_embeddings: Embedding,
     /// Over the sum.
     pub layer_norm: LayerNorm,
@@ -324,20 +324,25 @@ impl BertEmbeddings {
     fn forward(&self, batch: &TokenBatch) -> Tensor<3> {
         let [count, seq] = batch.dims();
         let words = self.word_embeddings.forward(batch.input_ids.clone());
-        let types = self.token_type_embeddings.weight.val().narrow(0, 0, 1);
-        let hidden = types.dims()[1];
-        let offset = match self.padding_position {
+        let hidden = words.dims()[2];
+        let positions = match self.padding_position {
             None => {
                 let positions = self.position_embeddings.weight.val().narrow(0, 0, seq);
-                (positions + types)
-                    .reshape([1, seq, hidden])
-                    .expand([count, seq, hidden])
+                positions.reshape([1, seq, hidden])
             }
             Some(padding) => {
                 let positions = batch.ordinals.clone() + padding as i64;
-                self.position_embeddings.forward(positions) + types.reshape([1, 1, hidden])
+                self.position_embeddings.forward(positions)
             }
         };
+        let types = match &batch.token_types {
+            None => {
+                let first = self.token_type_embeddings.weight.val().narrow(0, 0, 1);
+                first.reshape([1, 1, hidden])
+            }
+            Some(types) => self.token_type_embeddings.forward(types.clone()),
+        };
+        let offset = (positions + types).expand([count, seq, hidden]);
         let x = self.layer_norm.forward_residual(words, offset);
         kernels::dropout(x, &self.dropout)
     }

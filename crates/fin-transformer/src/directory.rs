@@ -77,6 +77,10 @@ struct PromptConfig {
     #[serde(default)]
     prompts: BTreeMap<String, String>,
     default_prompt_name: Option<String>,
+    /// Of cross-encoders: what the numbers of the classifier become scores by.
+    activation_fn: Option<String>,
+    /// Kind of the model, where the file says it.
+    model_type: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -132,9 +136,7 @@ impl Layout {
             layout.do_lower_case = config.do_lower_case;
         }
         if layout.max_length.is_none() {
-            let limit = TokenizerConfig::read(&layout.transformer)?.model_max_length;
-            // Beyond a million the field means that there is no limit.
-            layout.max_length = limit.filter(|n| (1.0..1e6).contains(n)).map(|n| n as usize);
+            layout.max_length = TokenizerConfig::read(&layout.transformer)?.max_length();
         }
         let prompts = directory.join(PROMPTS);
         if prompts.is_file() {
@@ -160,15 +162,7 @@ impl Layout {
         }
         for (i, entry) in entries.iter().enumerate() {
             let field = |name: &str| format!("[{i}].{name}");
-            let sub = Path::new(&entry.path);
-            if sub
-                .components()
-                .any(|part| !matches!(part, std::path::Component::Normal(_)))
-            {
-                let reason = format!("`{}` leads outside of the model directory", entry.path);
-                return Err(Error::config(modules, field("path"), reason));
-            }
-            let sub = directory.join(sub);
+            let sub = inside(directory, modules, i, entry)?;
             match entry.kind.rsplit('.').next().unwrap_or_default() {
                 "Transformer" if i == 0 => self.transformer = sub,
                 "Pooling" if i == 1 => self.pooling = read_pooling(&sub.join("config.json"))?,
@@ -185,6 +179,94 @@ impl Layout {
             }
         }
         Ok(())
+    }
+}
+
+/// Where a module's files are.
+///
+/// # Errors
+/// Where that is outside of the model directory.
+fn inside(directory: &Path, modules: &Path, i: usize, entry: &ModuleEntry) -> Result<PathBuf> {
+    let sub = Path::new(&entry.path);
+    let mut parts = sub.components();
+    if parts.any(|part| !matches!(part, std::path::Component::Normal(_))) {
+        let reason = format!("`{}` leads outside of the model directory", entry.path);
+        return Err(Error::config(modules, format!("[{i}].path"), reason));
+    }
+    Ok(directory.join(sub))
+}
+
+/// What the directory of a cross-encoder says beyond the transformer's own configuration.
+#[derive(Debug, Default)]
+pub(crate) struct PairLayout {
+    /// Where the transformer's files are.
+    pub transformer: PathBuf,
+    /// Largest number of tokens, where the directory says so.
+    pub max_length: Option<usize>,
+    /// Whether texts are lower-cased before anything else.
+    pub do_lower_case: bool,
+    /// Put before the first text of a pair.
+    pub prefix: String,
+    /// The file that names a function of the scores, and the function.
+    pub activation: Option<(PathBuf, String)>,
+}
+
+impl PairLayout {
+    /// Reads a directory's layout. Files of sentence-transformers count where they are of a
+    /// cross-encoder: version 6 and later write a `modules.json` for those as well.
+    ///
+    /// # Errors
+    /// As [`Layout::read`].
+    pub(crate) fn read(directory: &Path) -> Result<Self> {
+        if !directory.is_dir() {
+            return Err(Error::invalid(directory, "no such model directory"));
+        }
+        let mut layout = Self {
+            transformer: directory.to_path_buf(),
+            ..Self::default()
+        };
+        let (modules, path) = (directory.join(MODULES), directory.join(PROMPTS));
+        if modules.is_file() && path.is_file() {
+            let config: PromptConfig = read_json(&path)?;
+            if config.model_type.as_deref() == Some("CrossEncoder") {
+                layout.transformer = only_transformer(directory, &modules)?;
+                if let Some(name) = &config.default_prompt_name {
+                    layout.prefix = config.prompts.get(name).cloned().ok_or_else(|| {
+                        let reason = format!("there is no prompt `{name}` in `prompts`");
+                        Error::config(&path, "default_prompt_name", reason)
+                    })?;
+                }
+                layout.activation = config.activation_fn.map(|name| (path, name));
+                let sentence_bert = layout.transformer.join(SENTENCE_BERT);
+                if sentence_bert.is_file() {
+                    let config: SentenceBertConfig = read_json(&sentence_bert)?;
+                    layout.max_length = config.max_seq_length;
+                    layout.do_lower_case = config.do_lower_case;
+                }
+            }
+        }
+        if layout.max_length.is_none() {
+            layout.max_length = TokenizerConfig::read(&layout.transformer)?.max_length();
+        }
+        Ok(layout)
+    }
+}
+
+/// The place of the transformer in a `modules.json` that lists nothing else.
+fn only_transformer(directory: &Path, modules: &Path) -> Result<PathBuf> {
+    let entries: Vec<ModuleEntry> = read_json(modules)?;
+    let unsupported = |i: usize, kind: &str| {
+        let reason =
+            format!("`{kind}` is not supported in this place; supported: one Transformer alone");
+        Err(Error::config(modules, format!("[{i}].type"), reason))
+    };
+    match &entries[..] {
+        [] => Err(Error::config(modules, "[0]", "no Transformer")),
+        [entry] if entry.kind.rsplit('.').next() == Some("Transformer") => {
+            inside(directory, modules, 0, entry)
+        }
+        [entry] => unsupported(0, &entry.kind),
+        [_, entry, ..] => unsupported(1, &entry.kind),
     }
 }
 

@@ -109,7 +109,7 @@ struct Files {
 const MIN_LENGTH: usize = 3;
 
 /// Largest number of tokens where neither the directory nor the position table says one.
-const DEFAULT_LENGTH: usize = 512;
+pub(crate) const DEFAULT_LENGTH: usize = 512;
 
 /// Files that are copied as they are.
 const VERBATIM: [&str; 9] = [

@@ -11,7 +11,8 @@ use fin_core::weights::Checkpoint;
 use fin_core::{
     Backbone, BatchLimits, DeviceSpec, Embedder, Pooling, PostProcess, encode, output::read_npy_f32,
 };
-use fin_transformer::{TextEmbedder, TextOptions, TokenBatch};
+use fin_transformer::{CrossEncoder, CrossEncoderOptions, TextEmbedder, TextOptions, TokenBatch};
+use serde_json::Value;
 
 /// `‖a − b‖ / ‖b‖`.
 fn relative(a: &[f32], b: &[f32]) -> f64 {
@@ -78,5 +79,38 @@ fn full_size() {
         let found = encode(&model, &texts, &device, limits, post, |_| {}).unwrap();
         assert_eq!(found.dim, dim);
         check("embeddings of texts", &found.values, &expected);
+    }
+}
+
+/// `scripts/reference/cross_encoder_full.py` makes a model and its reference.
+#[test]
+#[ignore = "needs FIN_FULL_SIZE; see scripts/reference/cross_encoder_full.py"]
+fn cross_encoder() {
+    let folder = PathBuf::from(std::env::var_os("FIN_FULL_SIZE").expect("FIN_FULL_SIZE is set"));
+    let devices = std::env::var("FIN_TEST_DEVICES").unwrap_or_else(|_| "flex".into());
+    let text = std::fs::read_to_string(folder.join("pairs.jsonl")).unwrap();
+    let pairs: Vec<(String, String)> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let pairs: Vec<(&str, &str)> = pairs.iter().map(|(a, b)| (&**a, &**b)).collect();
+    let reference = std::fs::read(folder.join("scores.json")).unwrap();
+    let reference: Value = serde_json::from_slice(&reference).unwrap();
+    for device in devices.split(',') {
+        let spec: DeviceSpec = device.parse().unwrap();
+        let options = CrossEncoderOptions::default();
+        let device = spec.open().unwrap();
+        let model = CrossEncoder::open(folder.join("model"), &options, &device).unwrap();
+        assert!(model.report().unused.is_empty(), "{}", model.report());
+        let limits = BatchLimits::default();
+        let logits = model.logits(&pairs, limits, |_| {}).unwrap();
+        let scores = model.score(&pairs, limits, |_| {}).unwrap();
+        assert!(logits.truncated > 0);
+        for (what, found) in [("logits", logits.values), ("scores", scores.values)] {
+            let expected: Vec<f32> = serde_json::from_value(reference[what].clone()).unwrap();
+            let error = relative(&found, &expected);
+            println!("{} pairs on {spec}, {what}: {error:.1e}", pairs.len());
+            assert!(error < f32_tolerance(spec), "{spec}, {what}: {error:.1e}");
+        }
     }
 }

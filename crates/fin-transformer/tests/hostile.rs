@@ -6,7 +6,11 @@ mod counting;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use fin_transformer::{BackboneConfig, Layout, TextEmbedder, TextOptions, TextTokenizer};
+use fin_transformer::{
+    BackboneConfig, CrossEncoder, CrossEncoderOptions, Layout, TextEmbedder, TextOptions,
+    TextTokenizer,
+};
+use serde_json::{Value, json};
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/text/bert-tiny")
@@ -102,7 +106,7 @@ fn numbers_that_would_be_allocated_are_bounded() {
         ("intermediate_size", 99_999_999_999),
     ] {
         let config = std::fs::read_to_string(fixture().join("config.json")).unwrap();
-        let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        let mut config: Value = serde_json::from_str(&config).unwrap();
         config[field] = size.into();
         let error = refusal("config.json", &config.to_string());
         assert!(
@@ -178,4 +182,240 @@ fn replacements_do_not_outgrow_memory() {
         assert!(error.contains("bytes of one"), "{error}");
         assert_eq!(open(replacement, 3).unwrap()[0].ids, [0]);
     }
+}
+
+/// A copy of a cross-encoder's directory.
+fn cross_encoder(name: &str) -> tempfile::TempDir {
+    let from = fixture().join("../../cross-encoders").join(name);
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    copy
+}
+
+/// What is said of a directory that cannot be opened as a cross-encoder.
+fn cross_refusal(directory: &Path, max_length: Option<usize>) -> String {
+    let size = std::fs::read_dir(directory).unwrap();
+    let size = size.map(|entry| entry.unwrap().metadata().unwrap().len());
+    let size: u64 = size.sum();
+    let options = CrossEncoderOptions {
+        max_length,
+        check: true,
+    };
+    let device = Device::flex();
+    let outcome = counting::within_limits(size as usize, || {
+        CrossEncoder::open(directory, &options, &device)
+    });
+    outcome.map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn cross_encoders_that_are_none_are_refused_by_field() {
+    for (name, field, value, parts) in [
+        (
+            "bert",
+            "id2label",
+            json!({"0": "no", "1": "yes", "2": "perhaps"}),
+            &["`id2label`", "3 labels", "1 label"][..],
+        ),
+        ("bert", "id2label", json!({}), &["`id2label`", "0 labels"]),
+        (
+            "xlm-roberta",
+            "id2label",
+            Value::Null,
+            &["`num_labels`", "stands for 2 labels"],
+        ),
+        (
+            "distilbert",
+            "architectures",
+            json!(["DistilBertModel"]),
+            &[
+                "`architectures`",
+                "DistilBertModel",
+                "DistilBertForSequence",
+            ],
+        ),
+        (
+            "bert",
+            "architectures",
+            Value::Null,
+            &["`architectures`", "missing"],
+        ),
+        (
+            "bert",
+            "model_type",
+            json!("deberta-v2"),
+            &["`model_type`", "deberta-v2", "distilbert"],
+        ),
+        (
+            "bert",
+            "sentence_transformers",
+            json!({"activation_fn": "torch.nn.modules.activation.GELU"}),
+            &["`sentence_transformers.activation_fn`", "GELU", "Sigmoid"],
+        ),
+        (
+            "bert",
+            "num_hidden_layers",
+            json!(1_u64 << 40),
+            &["`num_hidden_layers`", "not a usable size"],
+        ),
+        ("bert", "id2label", json!(7), &["config.json"]),
+    ] {
+        let directory = cross_encoder(name);
+        let path = directory.path().join("config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        config[field] = value;
+        std::fs::write(&path, config.to_string()).unwrap();
+        let error = cross_refusal(directory.path(), None);
+        assert!(error.starts_with(path.to_str().unwrap()), "{error}");
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+    // Architecture and labels are right, the weights are of an encoder alone.
+    let directory = cross_encoder("bert");
+    let weights = fixture().join("model.safetensors");
+    std::fs::copy(weights, directory.path().join("model.safetensors")).unwrap();
+    let error = cross_refusal(directory.path(), None);
+    assert!(error.contains("tensor(s) missing: `bert."), "{error}");
+    for (max_length, part) in [(65, "at most 64"), (3, "no room beside the 3 special")] {
+        let error = cross_refusal(cross_encoder("bert").path(), Some(max_length));
+        assert!(error.contains(part), "{error}");
+    }
+    let error = cross_refusal(tempfile::tempdir().unwrap().path(), None);
+    assert!(error.contains("config.json"), "{error}");
+}
+
+#[test]
+fn files_of_sentence_transformers_around_a_cross_encoder_are_checked() {
+    let entry = |kind: &str, path: &str| json!({"type": kind, "path": path});
+    let transformer = "sentence_transformers.base.modules.transformer.Transformer";
+    for (file, content, parts) in [
+        ("modules.json", json!([]), &["`[0]`", "no Transformer"][..]),
+        (
+            "modules.json",
+            json!([entry(transformer, "../elsewhere")]),
+            &["`[0].path`", "leads outside"],
+        ),
+        (
+            "modules.json",
+            json!([
+                entry(transformer, ""),
+                entry("x.LogitScore", "1_LogitScore")
+            ]),
+            &["`[1].type`", "LogitScore", "one Transformer"],
+        ),
+        (
+            "modules.json",
+            json!([entry("x.Pooling", "")]),
+            &["`[0].type`", "Pooling"],
+        ),
+        (
+            "config_sentence_transformers.json",
+            json!({"model_type": "CrossEncoder", "default_prompt_name": "query"}),
+            &["`default_prompt_name`", "no prompt `query`"],
+        ),
+        (
+            "config_sentence_transformers.json",
+            json!({"model_type": "CrossEncoder", "activation_fn": "torch.os.system"}),
+            &["`activation_fn`", "torch.os.system", "Identity"],
+        ),
+        (
+            "sentence_bert_config.json",
+            json!({"max_seq_length": -1}),
+            &["sentence_bert_config.json"],
+        ),
+    ] {
+        let directory = cross_encoder("distilbert");
+        let path = directory.path().join(file);
+        std::fs::write(&path, content.to_string()).unwrap();
+        let error = cross_refusal(directory.path(), None);
+        assert!(error.starts_with(path.to_str().unwrap()), "{error}");
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+    for file in [
+        "config.json",
+        "modules.json",
+        "config_sentence_transformers.json",
+        "sentence_bert_config.json",
+    ] {
+        let directory = cross_encoder("distilbert");
+        let path = directory.path().join(file);
+        std::fs::write(&path, "{\"a\":".repeat(50_000)).unwrap();
+        let error = cross_refusal(directory.path(), None);
+        assert!(error.starts_with(path.to_str().unwrap()), "{error}");
+    }
+}
+
+#[test]
+fn weights_of_a_cross_encoder_are_checked() {
+    // The last number of the last tensor is infinite; then half of the file is missing.
+    let directory = cross_encoder("bert");
+    let path = directory.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    std::fs::write(&path, &bytes).unwrap();
+    let error = cross_refusal(directory.path(), None);
+    assert!(error.contains("NaN or infinite"), "{error}");
+    std::fs::write(&path, &bytes[..end / 2]).unwrap();
+    let error = cross_refusal(directory.path(), None);
+    assert!(error.starts_with(path.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn token_types_have_rows() {
+    // A tokenizer of BERT's, whose second texts have type 1, before a network with one type.
+    let directory = cross_encoder("xlm-roberta");
+    let from = cross_encoder("bert");
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(from.path().join(file), directory.path().join(file)).unwrap();
+    }
+    let device = Device::flex();
+    let model = CrossEncoder::open(directory.path(), &CrossEncoderOptions::default(), &device);
+    let error = model.unwrap().preprocess(&[("a boat", "a dog")]);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("token type 1 is beyond"), "{error}");
+}
+
+#[test]
+fn templates_of_pairs_describe_their_tokens() {
+    let directory = tempfile::tempdir().unwrap();
+    let template = |pair: &str| {
+        format!(
+            r#"{{"model": {{"type": "WordLevel", "vocab": {{"a": 0}}, "unk_token": "a"}},
+                "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+                "post_processor": {{"type": "TemplateProcessing",
+                    "single": [{{"Sequence": {{"id": "A", "type_id": 0}}}}],
+                    "pair": [{{"Sequence": {{"id": "A", "type_id": 0}}}}, {pair}],
+                    "special_tokens": {{"a": {{"id": "a", "ids": [0], "tokens": ["a"]}}}}}}}}"#
+        )
+    };
+    let open = |pair: &str| {
+        std::fs::write(directory.path().join("tokenizer.json"), template(pair)).unwrap();
+        TextTokenizer::open(directory.path(), 8, 1, None)
+    };
+    let error = open(r#"{"SpecialToken": {"id": "b", "type_id": 0}}"#).unwrap_err();
+    assert!(
+        error.to_string().contains("`b` is not described"),
+        "{error}"
+    );
+    let second =
+        r#"{"SpecialToken": {"id": "a", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}"#;
+    let pairs = open(second).unwrap().into_pairs().unwrap();
+    assert_eq!(pairs.encode(&[("a", "a")], "").unwrap()[0].ids, [0, 0, 0]);
+}
+
+#[test]
+fn long_pairs_are_cut_without_all_that_is_cut_off() {
+    // Tens of thousands of parts are cut off of either text, which would make as many combinations
+    // as their product.
+    let directory = cross_encoder("bert");
+    let tokenizer = TextTokenizer::open(directory.path(), 8, usize::MAX, None).unwrap();
+    let tokenizer = tokenizer.into_pairs().unwrap();
+    let text = "a ".repeat(100_000);
+    let found = counting::within_limits(100 * text.len(), || {
+        tokenizer.encode(&[(&text, &text)], "").unwrap()
+    });
+    assert_eq!((found[0].ids.len(), found[0].truncated), (8, true));
 }

@@ -4,6 +4,9 @@
 //! References come from `fixtures/text/generate.py`. Devices come from `FIN_TEST_DEVICES`
 //! (`flex` where unset), so that one binary proves every backend it was built with.
 
+#[path = "parity/cross_encoders.rs"]
+mod cross_encoders;
+
 use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ModuleVisitor, Param};

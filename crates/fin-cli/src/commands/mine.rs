@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use fin_core::input::{Column, PairColumns, read_pairs};
 use fin_core::output::{Cell, TableWriter};
 use fin_core::{Embeddings, PostProcess};
@@ -12,9 +12,10 @@ use fin_train::mining::{Distribution, HardNegatives, Mined, Sampling};
 use serde_json::json;
 
 use crate::args::{BatchArgs, ModelArgs, positive, read_options};
+use crate::cross_encoder;
 use crate::data::{Distinct, pair_columns};
 use crate::family::{Family, Item, Reading, base_of, for_family};
-use crate::model::{OpenModel, item_bar};
+use crate::model::{OpenModel, bar_of, item_bar};
 use crate::report::{self, Format, Result, count, note, rounded};
 
 /// Find hard negatives: what lies close to a query and does not belong to it
@@ -27,8 +28,15 @@ use crate::report::{self, Format, Result, count, note, rounded};
 /// Filters on the score come first; of what they leave, the first --range-min documents are left
 /// out, which are the likeliest to belong to the query unsaid, and those up to rank --range-max are
 /// taken from. Options and results are those of `mine_hard_negatives` of sentence-transformers.
+///
+/// With --cross-encoder, similarities decide which documents are ranked for a query at all; margins,
+/// scores, ranks and what is written are then by its scores, which it gives for a query and a
+/// document together.
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(
+    after_long_help = EXAMPLES,
+    group(ArgGroup::new("limits").args(["max_score", "min_score", "margin", "relative_margin"]).multiple(true))
+)]
 pub struct MineArgs {
     /// File of pairs: .csv, .tsv, .jsonl or .parquet
     pairs: PathBuf,
@@ -45,6 +53,11 @@ pub struct MineArgs {
 
     #[command(flatten)]
     model: ModelArgs,
+
+    /// Directory of a cross-encoder whose scores count in place of similarities; with a margin,
+    /// --max-score or --min-score
+    #[arg(long, value_name = "DIR", requires = "limits", help_heading = "Model")]
+    cross_encoder: Option<PathBuf>,
 
     /// Columns of the pairs, by name or zero-based index, as in query,answer
     #[arg(
@@ -83,7 +96,7 @@ pub struct MineArgs {
     range_min: usize,
 
     /// Rank up to which negatives are taken [default: --range-min, the negatives (ten times as many
-    /// with a margin or --max-score) and the most documents of a query]
+    /// with a margin, --max-score or --cross-encoder) and the most documents of a query]
     #[arg(long, value_name = "N", help_heading = "Mining")]
     range_max: Option<usize>,
 
@@ -134,6 +147,8 @@ Examples:
   fin mine train.csv --columns query,answer --model all-minilm-l6-v2 --output triplets.csv
   fin mine train.csv --columns query,answer --corpus corpus.csv --corpus-column answer \\
       --negatives 5 --relative-margin 0.05 --form tuples --output tuples.jsonl
+  fin mine train.csv --columns query,answer --cross-encoder ms-marco-MiniLM-L6-v2 --margin 3 \\
+      --form margins --output margins.csv
   fin fit --train triplets.csv --loss multiple_negatives_ranking --output tuned";
 
 /// What rows are made of what was mined.
@@ -187,11 +202,30 @@ fn run_with<F: Family>(args: &MineArgs, registry: &Registry) -> Result<()> {
         .collect();
 
     let model = OpenModel::<F>::open(&args.model, &args.model.options(), registry)?;
+    let scorer = match &args.cross_encoder {
+        None => None,
+        Some(directory) => Some((
+            cross_encoder::open(directory, &args.model, &model.device)?,
+            cross_encoder::texts(&queries.items)?,
+            cross_encoder::texts(&documents.items)?,
+        )),
+    };
     let begin = Instant::now();
     let [asked, found] = embed(&model, [&queries.items, &documents.items], &args.batches)?;
-    let mined = args
-        .options()
-        .mine(&asked.values, &found.values, found.dim, &pairs)?;
+    let mined = match &scorer {
+        None => args
+            .options()
+            .mine(&asked.values, &found.values, found.dim, &pairs)?,
+        Some((scorer, queries, documents)) => {
+            let rescore = |pairs: &[(usize, usize)]| {
+                let bar = bar_of("pairs", Some(pairs.len()));
+                let limits = args.batches.limits();
+                cross_encoder::score(scorer, queries, documents, pairs, limits, &bar)
+            };
+            let (dim, options) = (found.dim, args.options());
+            options.mine_rescored(&asked.values, &found.values, dim, &pairs, rescore)?
+        }
+    };
     let (texts, others) = (written(&queries.items), written(&documents.items));
     let rows = args.write(writer, &mined, &texts, &others)?;
     report::note_truncated(asked.truncated + found.truncated, model.max_length);
@@ -359,6 +393,7 @@ impl MineArgs {
             }
             Format::Json => report::print_json(&json!({
                 "model": self.model.model,
+                "cross_encoder": self.cross_encoder,
                 "output": self.output,
                 "pairs": pairs,
                 "queries": counts[1].1,

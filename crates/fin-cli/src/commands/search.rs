@@ -9,8 +9,9 @@ use fin_registry::Registry;
 use serde_json::json;
 
 use crate::args::{BatchArgs, ColumnArgs, ModelArgs, positive};
+use crate::cross_encoder;
 use crate::family::{Family, Item, Reading, for_family};
-use crate::model::{OpenModel, item_bar};
+use crate::model::{OpenModel, bar_of, item_bar};
 use crate::report::{self, Format, Result, count, note};
 
 /// Rank texts, images or meshes by their similarity to queries
@@ -18,6 +19,9 @@ use crate::report::{self, Format, Result, count, note};
 /// Similarity is the cosine of the embeddings, from -1 to 1; every item is compared with every
 /// query. Of equally similar items the earlier one comes first. With a model of images or meshes,
 /// queries are files; with one of texts and images, a query that ends like an image's name is a file.
+///
+/// With --rerank, a cross-encoder scores the most similar texts together with the query, and they are
+/// ranked by its scores.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = EXAMPLES,
@@ -48,6 +52,14 @@ pub struct SearchArgs {
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = positive)]
     k: usize,
 
+    /// Directory of a cross-encoder that ranks what was found
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    rerank: Option<PathBuf>,
+
+    /// Number of items that --rerank scores for each query, at least -k
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = positive, requires = "rerank", help_heading = "Model")]
+    rerank_depth: usize,
+
     #[command(flatten)]
     batches: BatchArgs,
 
@@ -61,6 +73,8 @@ Examples:
   fin search --model all-minilm-l6-v2 --corpus notes.txt --query 'where do the boats sleep?'
   fin search --model ./tuned --corpus corpus.csv --column answer --queries questions.txt \\
       -k 10 --format json
+  fin search --model all-minilm-l6-v2 --corpus notes.txt --query 'where do the boats sleep?' \\
+      --rerank ms-marco-MiniLM-L6-v2
   fin search --model resnet-base --corpus photos/ --query pier.jpg
   fin search --model clip-base-en --corpus photos/ --query 'a boat at a pier'
   fin search --model ./shapes --corpus meshes/ --query teapot.obj";
@@ -85,6 +99,14 @@ fn run_with<F: Family>(args: &SearchArgs, registry: &Registry) -> Result<()> {
     let corpus = F::read(&args.corpus, args.columns.reading(None))?
         .collect::<fin_core::Result<Vec<F::Item>>>()?;
     let model = OpenModel::<F>::open(&args.model, &args.model.options(), registry)?;
+    let reranker = match &args.rerank {
+        None => None,
+        Some(directory) => Some((
+            cross_encoder::open(directory, &args.model, &model.device)?,
+            cross_encoder::texts(&queries)?,
+            cross_encoder::texts(&corpus)?,
+        )),
+    };
 
     let begin = Instant::now();
     let bar = item_bar::<F>(Some(corpus.len() + queries.len()));
@@ -97,8 +119,29 @@ fn run_with<F: Family>(args: &SearchArgs, registry: &Registry) -> Result<()> {
     let documents = model.encode(&corpus, args.batches.limits(), post, &bar)?;
     bar.finish_and_clear();
     let dim = documents.dim;
-    let found = fin_train::top_k(&asked.values, &documents.values, dim, args.k)?;
+    let depth = match &reranker {
+        None => args.k,
+        Some(_) => args.rerank_depth.max(args.k),
+    };
+    let mut found = fin_train::top_k(&asked.values, &documents.values, dim, depth)?;
     report::note_truncated(documents.truncated + asked.truncated, model.max_length);
+    if let Some((scorer, texts, others)) = &reranker {
+        let pairs: Vec<(usize, usize)> = (0..)
+            .zip(&found)
+            .flat_map(|(query, hits)| hits.iter().map(move |(index, _)| (query, *index)))
+            .collect();
+        let bar = bar_of("pairs", Some(pairs.len()));
+        let limits = args.batches.limits();
+        let scores = cross_encoder::score(scorer, texts, others, &pairs, limits, &bar)?;
+        for ((_, score), new) in found.iter_mut().flatten().zip(scores) {
+            *score = new;
+        }
+        for hits in &mut found {
+            // Equal scores stay in the order of similarity.
+            hits.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+            hits.truncate(args.k);
+        }
+    }
     note!(
         "{} compared with {} in {:.1} s",
         count(queries.len(), "query", "queries"),

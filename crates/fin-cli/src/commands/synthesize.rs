@@ -13,9 +13,10 @@ use serde_json::json;
 
 use super::mine::{embed, score_table, written};
 use crate::args::{BatchArgs, ModelArgs, read_options};
+use crate::cross_encoder;
 use crate::data::Distinct;
 use crate::family::{Family, Reading, for_family};
-use crate::model::OpenModel;
+use crate::model::{OpenModel, bar_of};
 use crate::report::{self, Format, Result, count, note};
 
 /// Make training data of queries and documents that nobody has paired
@@ -24,7 +25,8 @@ use crate::report::{self, Format, Result, count, note};
 /// are drawn from those that follow, down to rank --depth, and dissimilar ones from the rest. A
 /// document that is the query itself is not taken. Rows are query, positive, negative, margin: by how
 /// much --scorer, or the same model, finds the positive more similar than the negative, as a
-/// difference of cosine similarities. `fin fit --loss margin_mse` trains on them.
+/// difference of cosine similarities; with --cross-encoder, as a difference of the scores that it
+/// gives for the query with either. `fin fit --loss margin_mse` trains on them.
 ///
 /// A pair that does not belong together has a small margin and does little harm; a scorer that is
 /// better than the model that is trained is what there is to learn from.
@@ -49,6 +51,15 @@ pub struct SynthesizeArgs {
     /// Model that scores what was found: name in the catalogue or directory [default: the same]
     #[arg(long, value_name = "NAME|DIR", help_heading = "Model")]
     scorer: Option<String>,
+
+    /// Directory of a cross-encoder, which reads query and document together, that scores instead
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with = "scorer",
+        help_heading = "Model"
+    )]
+    cross_encoder: Option<PathBuf>,
 
     /// Column of the queries, by name or zero-based index; not needed where there is only one, or
     /// one is called `text`
@@ -91,6 +102,8 @@ const EXAMPLES: &str = "\
 Examples:
   fin synthesize --queries questions.txt --corpus corpus.csv --corpus-column answer \\
       --scorer all-minilm-l6-v2 --output margins.csv
+  fin synthesize --queries questions.txt --corpus corpus.csv --corpus-column answer \\
+      --cross-encoder ms-marco-MiniLM-L6-v2 --output margins.csv
   fin fit --train margins.csv --loss margin_mse --output tuned";
 
 pub fn run(args: &SynthesizeArgs, registry: &Registry) -> Result<()> {
@@ -123,6 +136,15 @@ fn run_with<F: Family>(args: &SynthesizeArgs, registry: &Registry) -> Result<()>
         .collect();
 
     let model = OpenModel::<F>::open(&args.model, &args.model.options(), registry)?;
+    // One that cannot be used is found before anything is embedded.
+    let cross_encoder = match &args.cross_encoder {
+        None => None,
+        Some(directory) => Some((
+            cross_encoder::open(directory, &args.model, &model.device)?,
+            cross_encoder::texts(&queries.items)?,
+            cross_encoder::texts(&documents.items)?,
+        )),
+    };
     let begin = Instant::now();
     let [asked, found] = embed(&model, [&queries.items, &documents.items], &args.batches)?;
     report::note_truncated(asked.truncated + found.truncated, model.max_length);
@@ -140,14 +162,21 @@ fn run_with<F: Family>(args: &SynthesizeArgs, registry: &Registry) -> Result<()>
         );
         return Err(Error::invalid(&args.corpus, reason).into());
     }
-    let scored = match &args.scorer {
-        None => Scored {
-            queries: asked.values,
-            documents: found.values,
-            dim: found.dim,
-            rows: (0..documents.items.len()).map(Some).collect(),
-        },
-        Some(name) => {
+    let scores = match (&cross_encoder, &args.scorer) {
+        (Some((scorer, texts, others)), _) => {
+            drop((model, asked, found));
+            let pairs: Vec<(usize, usize)> = scored_pairs(&relations).collect();
+            let bar = bar_of("pairs", Some(pairs.len()));
+            let limits = args.batches.limits();
+            cross_encoder::score(scorer, texts, others, &pairs, limits, &bar)?
+        }
+        (None, None) => {
+            let cosine =
+                |(query, document)| score(&asked.values, &found.values, found.dim, query, document);
+            let scores = scored_pairs(&relations).map(cosine);
+            scores.collect::<fin_core::Result<Vec<f32>>>()?
+        }
+        (None, Some(name)) => {
             drop((model, asked, found));
             let options = ModelOptions {
                 device: args.model.device,
@@ -156,18 +185,18 @@ fn run_with<F: Family>(args: &SynthesizeArgs, registry: &Registry) -> Result<()>
                 ..ModelOptions::default()
             };
             let scorer = OpenModel::<F>::by_name(name, &options, registry)?;
-            Scored::by::<F>(&scorer, &queries.items, &documents.items, &relations, args)?
+            score_by::<F>(&scorer, &queries.items, &documents.items, &relations, args)?
         }
     };
 
     let (texts, others) = (written(&queries.items), written(&documents.items));
     let (mut above, mut below, mut margins) = (Vec::new(), Vec::new(), Vec::new());
+    let mut scores = scores.into_iter();
     for relation in &relations {
         let (query, positive) = (relation.query, relation.positive);
-        let high = scored.score(query, positive)?;
+        let Some(high) = scores.next() else { break };
         above.push(high);
-        for &negative in &relation.negatives {
-            let low = scored.score(query, negative)?;
+        for (&negative, low) in relation.negatives.iter().zip(&mut scores) {
             below.push(low);
             margins.push(high - low);
             writer.write(&[
@@ -211,7 +240,10 @@ fn run_with<F: Family>(args: &SynthesizeArgs, registry: &Registry) -> Result<()>
         }
         Format::Json => report::print_json(&json!({
             "model": args.model.model,
-            "scorer": args.scorer.as_ref().unwrap_or(&args.model.model),
+            "scorer": match (&args.cross_encoder, &args.scorer) {
+                (Some(directory), _) => directory.display().to_string(),
+                (None, scorer) => scorer.as_ref().unwrap_or(&args.model.model).clone(),
+            },
             "output": args.output,
             "queries": counts[0].1,
             "documents": counts[1].1,
@@ -225,46 +257,38 @@ fn run_with<F: Family>(args: &SynthesizeArgs, registry: &Registry) -> Result<()>
     }
 }
 
-/// Embeddings that rows are scored by.
-struct Scored {
-    queries: Vec<f32>,
-    documents: Vec<f32>,
-    dim: usize,
-    /// The row of each document, of those that are in a relation.
-    rows: Vec<Option<usize>>,
+/// The pairs of query and document that have a score: of each relation that of the positive, then
+/// those of the negatives.
+fn scored_pairs(relations: &[Relation]) -> impl Iterator<Item = (usize, usize)> {
+    relations.iter().flat_map(|relation| {
+        let documents = std::iter::once(&relation.positive).chain(&relation.negatives);
+        documents.map(|&document| (relation.query, document))
+    })
 }
 
-impl Scored {
-    /// Embeds queries and the documents that are in a relation.
-    fn by<F: Family>(
-        scorer: &OpenModel<F>,
-        queries: &[F::Item],
-        documents: &[F::Item],
-        relations: &[Relation],
-        args: &SynthesizeArgs,
-    ) -> Result<Self> {
-        let mut rows = vec![None; documents.len()];
-        let mut used = Vec::new();
-        for relation in relations {
-            for &document in std::iter::once(&relation.positive).chain(&relation.negatives) {
-                if rows[document].is_none() {
-                    rows[document] = Some(used.len());
-                    used.push(documents[document].clone());
-                }
-            }
+/// Cosines of queries and the documents that are in a relation, by another model.
+fn score_by<F: Family>(
+    scorer: &OpenModel<F>,
+    queries: &[F::Item],
+    documents: &[F::Item],
+    relations: &[Relation],
+    args: &SynthesizeArgs,
+) -> Result<Vec<f32>> {
+    // The row of each document, of those that are in a relation.
+    let mut rows = vec![None; documents.len()];
+    let mut used = Vec::new();
+    for (_, document) in scored_pairs(relations) {
+        if rows[document].is_none() {
+            rows[document] = Some(used.len());
+            used.push(documents[document].clone());
         }
-        let [queries, documents] = embed(scorer, [queries, &used], &args.batches)?;
-        report::note_truncated(queries.truncated + documents.truncated, scorer.max_length);
-        Ok(Self {
-            dim: documents.dim,
-            queries: queries.values,
-            documents: documents.values,
-            rows,
-        })
     }
-
-    fn score(&self, query: usize, document: usize) -> fin_core::Result<f32> {
-        let row = self.rows[document].unwrap_or(usize::MAX);
-        score(&self.queries, &self.documents, self.dim, query, row)
-    }
+    let [asked, found] = embed(scorer, [queries, &used], &args.batches)?;
+    report::note_truncated(asked.truncated + found.truncated, scorer.max_length);
+    let cosine = |(query, document): (usize, usize)| {
+        let row = rows[document].unwrap_or(usize::MAX);
+        score(&asked.values, &found.values, found.dim, query, row)
+    };
+    let scores = scored_pairs(relations).map(cosine);
+    Ok(scores.collect::<fin_core::Result<Vec<f32>>>()?)
 }

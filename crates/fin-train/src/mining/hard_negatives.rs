@@ -151,6 +151,58 @@ impl HardNegatives {
         dim: usize,
         pairs: &[(usize, usize)],
     ) -> Result<Mined> {
+        let none = None::<fn(&[(usize, usize)]) -> Result<Vec<f32>>>;
+        self.mine_with(queries, corpus, dim, pairs, none)
+    }
+
+    /// [`HardNegatives::mine`] with scores by another model, such as a cross-encoder: embeddings
+    /// say which documents are ranked for a query, and all else goes by `rescore`, which gives a
+    /// score for each of a list of queries and documents. Margins, the largest and the smallest
+    /// score are compared with those scores, ranks are by them, and they are what is returned.
+    ///
+    /// Where there is no margin and no largest or smallest score nothing is rescored, as in the
+    /// library; where there is a smallest score, the default of `range_max` is the larger one.
+    ///
+    /// ```
+    /// use fin_train::mining::HardNegatives;
+    ///
+    /// let options = HardNegatives {
+    ///     negatives: 1,
+    ///     max_score: Some(0.5),
+    ///     ..HardNegatives::default()
+    /// };
+    /// // The second document is the closest, but answers the query all the same.
+    /// let corpus = [1.0, 0.0, 0.8, 0.6, 0.0, 1.0];
+    /// let rescore = |pairs: &[(usize, usize)]| {
+    ///     Ok(pairs.iter().map(|(_, document)| [0.9, 0.8, 0.1][*document]).collect())
+    /// };
+    /// let mined = options.mine_rescored(&[1.0, 0.0], &corpus, 2, &[(0, 0)], rescore)?;
+    /// assert_eq!(mined.negatives, [[(2, 0.1)]]);
+    /// # Ok::<(), fin_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`HardNegatives::mine`], those of `rescore`, and [`Error::Argument`] where it gives
+    /// another number of scores or NaN.
+    pub fn mine_rescored(
+        &self,
+        queries: &[f32],
+        corpus: &[f32],
+        dim: usize,
+        pairs: &[(usize, usize)],
+        rescore: impl FnOnce(&[(usize, usize)]) -> Result<Vec<f32>>,
+    ) -> Result<Mined> {
+        self.mine_with(queries, corpus, dim, pairs, Some(rescore))
+    }
+
+    fn mine_with(
+        &self,
+        queries: &[f32],
+        corpus: &[f32],
+        dim: usize,
+        pairs: &[(usize, usize)],
+        rescore: Option<impl FnOnce(&[(usize, usize)]) -> Result<Vec<f32>>>,
+    ) -> Result<Mined> {
         let count = queries.len().checked_div(dim).unwrap_or(0);
         let mut belonging: Vec<Vec<usize>> = vec![Vec::new(); count];
         let mut rows = vec![0; count];
@@ -169,8 +221,8 @@ impl HardNegatives {
             return Err(Error::argument("pairs", reason));
         }
         let most = rows.into_iter().max().unwrap_or(0);
-        let range_max = self.range_max_of(most)?;
-        let positives = belonging
+        let range_max = self.range_max_of(most, rescore.is_some())?;
+        let mut positives = belonging
             .iter()
             .enumerate()
             .map(|(query, documents)| {
@@ -180,7 +232,12 @@ impl HardNegatives {
                 documents.collect()
             })
             .collect::<Result<Vec<Vec<(usize, f32)>>>>()?;
-        let ranked = top_k(queries, corpus, dim, range_max.saturating_add(most))?;
+        let mut ranked = top_k(queries, corpus, dim, range_max.saturating_add(most))?;
+        if let Some(rescore) = rescore
+            && self.is_filtered()
+        {
+            replace_scores(&mut positives, &mut ranked, rescore)?;
+        }
 
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let mut skipped = Skipped::default();
@@ -213,7 +270,7 @@ impl HardNegatives {
     }
 
     /// Rank up to which negatives are taken where `most` documents belong to a query at most.
-    fn range_max_of(&self, most: usize) -> Result<usize> {
+    fn range_max_of(&self, most: usize, is_rescored: bool) -> Result<usize> {
         if self.negatives == 0 {
             return Err(Error::argument("negatives", "at least 1 is needed"));
         }
@@ -229,10 +286,11 @@ impl HardNegatives {
                 return Err(Error::argument(name, format!("{value} is not finite")));
             }
         }
-        let is_filtered = self.absolute_margin.is_some()
+        let is_likely_short = self.absolute_margin.is_some()
             || self.relative_margin.is_some()
-            || self.max_score.is_some();
-        let spare = if is_filtered { 10 } else { 1 };
+            || self.max_score.is_some()
+            || is_rescored && self.min_score.is_some();
+        let spare = if is_likely_short { 10 } else { 1 };
         let usual = self.negatives.saturating_mul(spare);
         let usual = usual.saturating_add(self.range_min).saturating_add(most);
         let range_max = self.range_max.unwrap_or(usual);
@@ -247,6 +305,17 @@ impl HardNegatives {
             return Err(Error::argument("negatives", reason));
         }
         Ok(range_max)
+    }
+
+    /// Whether any filter goes by scores.
+    fn is_filtered(&self) -> bool {
+        let limits = [
+            self.absolute_margin,
+            self.relative_margin,
+            self.max_score,
+            self.min_score,
+        ];
+        limits.iter().any(Option::is_some)
     }
 
     /// What of the ranked documents may be a negative of a query.
@@ -286,6 +355,45 @@ impl HardNegatives {
         };
         ranked.into_iter().filter(is_allowed).collect()
     }
+}
+
+/// Puts other scores in the place of those of `positives` and `ranked`, a list a query each, and ranks
+/// by them; equal ones stay in their order.
+fn replace_scores(
+    positives: &mut [Vec<(usize, f32)>],
+    ranked: &mut [Vec<(usize, f32)>],
+    rescore: impl FnOnce(&[(usize, usize)]) -> Result<Vec<f32>>,
+) -> Result<()> {
+    let mut pairs = Vec::new();
+    for (query, (positives, ranked)) in positives.iter().zip(&*ranked).enumerate() {
+        let belongs = |document| positives.iter().any(|(other, _)| *other == document);
+        let others = ranked.iter().filter(|(document, _)| !belongs(*document));
+        pairs.extend(positives.iter().chain(others).map(|it| (query, it.0)));
+    }
+    let scores = rescore(&pairs)?;
+    if scores.len() != pairs.len() {
+        let reason = format!("{} for {} pairs", scores.len(), pairs.len());
+        return Err(Error::argument("scores", reason));
+    }
+    if let Some(at) = scores.iter().position(|score| score.is_nan()) {
+        let (query, document) = pairs[at];
+        let reason = format!("that of query {query} and document {document} is NaN");
+        return Err(Error::argument("scores", reason));
+    }
+    let mut scores = scores.into_iter();
+    for (positives, ranked) in positives.iter_mut().zip(ranked) {
+        for ((_, score), new) in positives.iter_mut().zip(&mut scores) {
+            *score = new;
+        }
+        for (document, score) in ranked.iter_mut() {
+            let own = positives.iter().find(|(other, _)| other == document);
+            if let Some(new) = own.map(|(_, own)| *own).or_else(|| scores.next()) {
+                *score = new;
+            }
+        }
+        ranked.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -435,5 +543,63 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
         assert!(run(default(), &[]).contains("no document belongs to query 0"));
+    }
+
+    #[test]
+    fn other_scores_rank_and_are_asked_for_once() {
+        let options = HardNegatives {
+            negatives: 2,
+            min_score: Some(0.15),
+            ..HardNegatives::default()
+        };
+        let scores = [0.5, 0.2, 0.9, 0.2, 0.1, 0.3, 0.0, 0.4];
+        let mine = |options: &HardNegatives, scores: &[f32]| {
+            let mut asked = Vec::new();
+            let rescore = |pairs: &[(usize, usize)]| {
+                asked.extend(pairs.iter().map(|(_, document)| *document));
+                let scores = pairs.iter().map_while(|(_, at)| scores.get(*at).copied());
+                Ok(scores.collect())
+            };
+            let pairs = [(0, 2), (0, 0), (0, 2)];
+            let mined = options.mine_rescored(&[1.0, 0.0], &at(&COSINES), 2, &pairs, rescore);
+            (mined, asked)
+        };
+        let (mined, asked) = mine(&options, &scores);
+        let mined = mined.unwrap();
+        // Those that belong to the query first, then the others by their cosines.
+        assert_eq!(asked, [2, 0, 1, 3, 4, 5, 6, 7]);
+        assert_eq!(mined.positives[0], [(2, 0.9), (0, 0.5)]);
+        assert_eq!(mined.negatives[0], [(7, 0.4), (5, 0.3)]);
+        assert_eq!((mined.skipped.positives, mined.skipped.min_score), (2, 2));
+        // Ten times the negatives, as only by other scores, and three rows.
+        assert_eq!(mined.range_max, 23);
+        // Of equal scores the closer document comes first.
+        let options = HardNegatives {
+            negatives: 4,
+            ..options
+        };
+        let (mined, _) = mine(&options, &scores);
+        let negatives = [(7, 0.4), (5, 0.3), (1, 0.2), (3, 0.2)];
+        assert_eq!(mined.unwrap().negatives[0], negatives);
+        // Without a filter nothing is asked for.
+        let options = HardNegatives {
+            min_score: None,
+            ..options
+        };
+        let (mined, asked) = mine(&options, &scores);
+        assert_eq!((asked.len(), mined.unwrap().negatives[0][0].0), (0, 1));
+
+        let options = HardNegatives {
+            max_score: Some(1.0),
+            ..options
+        };
+        let not_a_number = [&[f32::NAN], &scores[1..]].concat();
+        for (scores, part) in [
+            (&not_a_number[..], "query 0 and document 0 is NaN"),
+            (&scores[..5], "5 for 8 pairs"),
+        ] {
+            let error = mine(&options, scores).0.unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

@@ -6,7 +6,8 @@
 //! | [`Synthesis`] | queries and a corpus, without a word on what belongs together | for each query a positive and negatives |
 //!
 //! Both work on embeddings, rows of unit length, so that any embedder's will do, and give indices
-//! and scores.
+//! and scores. [`HardNegatives::mine_rescored`] goes by the scores of another model than the
+//! embedder, which may be one that reads a query and a document together.
 
 mod distribution;
 mod hard_negatives;

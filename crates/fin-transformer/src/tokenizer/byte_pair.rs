@@ -202,5 +202,6 @@ pub(super) fn build_clip(
     let split = Split::new(split, SplitDelimiterBehavior::Removed, true).map_err(pattern)?;
     let bytes = ByteLevel::default().add_prefix_space(false);
     tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![split.into(), bytes.into()])));
-    Ok((tokenizer, Some(Template::new(&[bos], &[eos]))))
+    let template = Template::new(&[bos], &[eos, eos], &[eos]);
+    Ok((tokenizer, Some(template)))
 }

@@ -46,7 +46,7 @@ pub(crate) struct TokenizerConfig {
     /// Which end of a text is cut off: `right` or `left`.
     pub(super) truncation_side: Option<String>,
     /// Some checkpoints have 1e30 here, for "no limit".
-    pub(crate) model_max_length: Option<f64>,
+    model_max_length: Option<f64>,
     /// Added tokens by id.
     added_tokens_decoder: Option<BTreeMap<u32, TokenObject>>,
     /// Special tokens under names of their own, among what is of no use here.
@@ -57,6 +57,19 @@ pub(crate) struct TokenizerConfig {
 impl TokenizerConfig {
     pub(crate) fn read(directory: &Path) -> Result<Self> {
         read_if_present(directory, TOKENIZER_CONFIG).map(Option::unwrap_or_default)
+    }
+
+    /// Largest number of tokens, where the file has one.
+    pub(crate) fn max_length(&self) -> Option<usize> {
+        // Beyond a million the field means that there is no limit.
+        let limit = self.model_max_length.filter(|n| (1.0..1e6).contains(n))?;
+        Some(limit as usize)
+    }
+
+    /// Whether token types are among what the tokenizer gives, where the file lists that.
+    pub(super) fn has_token_types(&self) -> Option<bool> {
+        let names = self.rest.get("model_input_names")?.as_array()?;
+        Some(names.iter().any(|name| name == "token_type_ids"))
     }
 }
 

@@ -105,9 +105,13 @@ impl Header {
         while let Some(processor) = left.pop() {
             left.extend(list(processor.get("processors")).unwrap_or_default());
             let tokens = processor.get("special_tokens");
-            for piece in list(processor.get("single")).unwrap_or_default() {
+            let pieces = ["single", "pair"].into_iter().flat_map(|template| {
+                let pieces = list(processor.get(template)).unwrap_or_default();
+                pieces.into_iter().map(move |piece| (template, piece))
+            });
+            for (template, piece) in pieces {
                 let id = |kind: &str| piece.get(kind)?.get("id")?.as_str();
-                if id("Sequence").is_some_and(|id| id != "A") {
+                if template == "single" && id("Sequence").is_some_and(|id| id != "A") {
                     return invalid("the template of one text has another in it".into());
                 }
                 let Some(name) = id("SpecialToken") else {

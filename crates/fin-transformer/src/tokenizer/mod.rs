@@ -8,6 +8,7 @@
 mod byte_pair;
 mod config;
 mod json;
+mod pairs;
 mod sentence_piece;
 mod unigram;
 mod word_piece;
@@ -24,6 +25,7 @@ use tokenizers::{
 
 pub use byte_pair::BytePairVocabulary;
 pub(crate) use config::TokenizerConfig;
+pub use pairs::{PairTokenizer, TokenizedPair};
 
 use crate::config::read_json;
 use config::{SpecialTokens, TOKENIZER_CONFIG, merge};
@@ -46,6 +48,7 @@ pub struct TextTokenizer {
     pad_id: u32,
     vocab_size: usize,
     do_lower_case: bool,
+    has_token_types: bool,
 }
 
 /// The classes of `transformers` that are built here.
@@ -148,20 +151,33 @@ impl Source<'_> {
     }
 }
 
-/// Special tokens around a text.
+/// Special tokens around a text, and around and between two.
 #[derive(Debug, Clone)]
 struct Template {
     before: Vec<String>,
+    between: Vec<String>,
     after: Vec<String>,
+    /// Token type of the second text of two and of what follows it.
+    second_type: u32,
 }
 
 impl Template {
-    fn new(before: &[&str], after: &[&str]) -> Self {
+    /// Of tokens that come before, between and after texts. Those between two are among those
+    /// after.
+    fn new(before: &[&str], between: &[&str], after: &[&str]) -> Self {
         let owned = |tokens: &[&str]| tokens.iter().map(|token| (*token).into()).collect();
         Self {
             before: owned(before),
+            between: owned(between),
             after: owned(after),
+            second_type: 0,
         }
+    }
+
+    /// With a token type of its own for the second text of two.
+    fn with_second_type(mut self) -> Self {
+        self.second_type = 1;
+        self
     }
 
     fn tokens(&self) -> impl Iterator<Item = &String> {
@@ -176,12 +192,23 @@ impl Template {
         };
         let text = ["$A".to_string()];
         let single: Vec<String> = [&*self.before, &text, &*self.after].concat();
+        let typed = |parts: [&[String]; 3], kind: u32| -> Vec<String> {
+            let pieces = parts.into_iter().flatten();
+            pieces.map(|piece| format!("{piece}:{kind}")).collect()
+        };
+        let second = ["$B".to_string()];
+        let pair = [
+            typed([&self.before, &text, &self.between], 0),
+            typed([&[], &second, &self.after], self.second_type),
+        ];
         let id = |token: &String| {
             let id = tokenizer.token_to_id(token);
             Ok((token.clone(), id.ok_or_else(|| source.without(token))?))
         };
         TemplateProcessing::builder()
             .try_single(single)
+            .map_err(|e| invalid(&e))?
+            .try_pair(pair.concat())
             .map_err(|e| invalid(&e))?
             .special_tokens(self.tokens().map(id).collect::<Result<Vec<_>>>()?)
             .build()
@@ -252,7 +279,15 @@ impl TextTokenizer {
         let (tokenizer, template) = byte_pair::build_clip(&source, vocabulary, &special)?;
         let direction = TruncationDirection::Right;
         let opened = finish(&source, tokenizer, template, special, direction)?;
-        Self::new(file, opened, &config, max_length, vocab_size, None)
+        Self::new(
+            file,
+            opened,
+            Class::Clip,
+            &config,
+            max_length,
+            vocab_size,
+            None,
+        )
     }
 
     fn open_as(
@@ -264,8 +299,8 @@ impl TextTokenizer {
         pad_id: Option<u32>,
     ) -> Result<Self> {
         let json = directory.join(TOKENIZER_JSON);
-        let opened = if json.is_file() {
-            open_json(directory, &json, class, config)?
+        let (opened, class) = if json.is_file() {
+            (open_json(directory, &json, class, config)?, class)
         } else {
             let found = VOCABULARIES
                 .iter()
@@ -280,14 +315,17 @@ impl TextTokenizer {
                     format!("no tokenizer found; looked for {TOKENIZER_JSON}, {names}"),
                 ));
             };
-            open_vocabulary(directory, &path, class, config)?
+            (open_vocabulary(directory, &path, class, config)?, class)
         };
-        Self::new(directory, opened, config, max_length, vocab_size, pad_id)
+        Self::new(
+            directory, opened, class, config, max_length, vocab_size, pad_id,
+        )
     }
 
     fn new(
         directory: &Path,
         (mut inner, pad_token, direction): Opened,
+        class: Class,
         config: &TokenizerConfig,
         max_length: usize,
         vocab_size: usize,
@@ -334,6 +372,7 @@ impl TextTokenizer {
             pad_id,
             vocab_size,
             do_lower_case: false,
+            has_token_types: config.has_token_types().unwrap_or(class == Class::Bert),
         })
     }
 
@@ -380,19 +419,24 @@ impl TextTokenizer {
             .map(|encoding| {
                 let truncated = !encoding.get_overflowing().is_empty();
                 let ids = encoding.get_ids().to_vec();
-                match ids.iter().find(|id| **id as usize >= self.vocab_size) {
-                    Some(id) => Err(Error::argument(
-                        "tokenizer",
-                        format!(
-                            "token {id} is beyond the model's vocabulary of {}; \
-                             the tokenizer and the weights do not belong together",
-                            self.vocab_size
-                        ),
-                    )),
-                    None => Ok(TokenizedText { ids, truncated }),
-                }
+                check_ids(&ids, self.vocab_size)?;
+                Ok(TokenizedText { ids, truncated })
             })
             .collect()
+    }
+}
+
+/// Ids must be rows of the model's word table.
+fn check_ids(ids: &[u32], vocab_size: usize) -> Result<()> {
+    match ids.iter().find(|id| **id as usize >= vocab_size) {
+        Some(id) => Err(Error::argument(
+            "tokenizer",
+            format!(
+                "token {id} is beyond the model's vocabulary of {vocab_size}; the tokenizer and \
+                 the weights do not belong together"
+            ),
+        )),
+        None => Ok(()),
     }
 }
 

@@ -139,7 +139,7 @@ pub(super) fn build_t5(
     }
     let tokenizer = build(source, vocabulary, T5_UNKNOWN, PrependScheme::Always)?;
     let eos = special.required(source, "eos_token")?;
-    Ok((tokenizer, Some(Template::new(&[], &[eos]))))
+    Ok((tokenizer, Some(Template::new(&[], &[eos], &[eos]))))
 }
 
 /// XLM-RoBERTa's tokenizer, and what it puts around a text: `<s>` before it and `</s>` after.
@@ -154,7 +154,8 @@ pub(super) fn build_xlm_roberta(
     };
     let tokenizer = build(source, vocabulary, XLM_ROBERTA_UNKNOWN, scheme)?;
     let role = |role| special.required(source, role);
-    let template = Template::new(&[role("bos_token")?], &[role("eos_token")?]);
+    let (bos, eos) = (role("bos_token")?, role("eos_token")?);
+    let template = Template::new(&[bos], &[eos, eos], &[eos]);
     Ok((tokenizer, Some(template)))
 }
 

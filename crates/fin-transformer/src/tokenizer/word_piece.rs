@@ -57,5 +57,6 @@ pub(super) fn build(
         config.do_lower_case.unwrap_or(true),
     )));
     tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
-    Ok((tokenizer, Some(Template::new(&[cls], &[sep]))))
+    let template = Template::new(&[cls], &[sep], &[sep]).with_second_type();
+    Ok((tokenizer, Some(template)))
 }
