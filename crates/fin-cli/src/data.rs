@@ -217,7 +217,9 @@ impl EvalSource<'_> {
              }| (item(anchor), item(positive)),
         );
         let rows: Vec<(F::Item, F::Item)> = rows.collect();
-        note_mixed(self.data, &rows);
+        let mut mixed = Mixed::default();
+        rows.iter().for_each(|(a, b)| mixed.look_at(a, b));
+        mixed.note(self.data);
         Evaluation::retrieval(name, rows, further, self.cutoffs)
     }
 }
@@ -236,22 +238,51 @@ fn text_first<I: Item>(rows: &mut [(I, I)]) -> bool {
     is_all_mixed
 }
 
-/// Says where some rows hold a text and an image and others two of a kind, which is seldom meant:
+/// Looks for rows of two items of a kind among such of a text and an image, which are seldom meant:
 /// what is not known as the name of an image is a text.
-pub fn note_mixed<I: Item>(path: &Path, rows: &[(I, I)]) {
-    let is_alike = |(a, b): &&(I, I)| a.kind() == b.kind();
-    let alike = rows.iter().filter(is_alike).count();
-    if let Some((a, b)) = rows.iter().find(is_alike)
-        && alike < rows.len()
-    {
-        report::note!(
-            "warning: {} of {} of {} hold no text and image but two of a kind, such as `{}` and `{}`",
-            alike,
-            report::count(rows.len(), "row", "rows"),
-            path.display(),
-            a.key(),
-            b.key()
-        );
+#[derive(Debug)]
+pub struct Mixed<I> {
+    rows: usize,
+    alike: usize,
+    example: Option<(I, I)>,
+}
+
+impl<I> Default for Mixed<I> {
+    fn default() -> Self {
+        Self {
+            rows: 0,
+            alike: 0,
+            example: None,
+        }
+    }
+}
+
+impl<I: Item> Mixed<I> {
+    /// Looks at a row.
+    pub fn look_at(&mut self, first: &I, second: &I) {
+        self.rows += 1;
+        if first.kind() == second.kind() {
+            self.alike += 1;
+            if self.example.is_none() {
+                self.example = Some((first.clone(), second.clone()));
+            }
+        }
+    }
+
+    /// Says so where there are both.
+    pub fn note(&self, path: &Path) {
+        if let Some((a, b)) = &self.example
+            && self.alike < self.rows
+        {
+            report::note!(
+                "warning: {} of {} of {} hold no text and image but two of a kind, such as `{}` and `{}`",
+                self.alike,
+                report::count(self.rows, "row", "rows"),
+                path.display(),
+                a.key(),
+                b.key()
+            );
+        }
     }
 }
 

@@ -32,6 +32,12 @@ pub trait Item: Clone + Debug + Eq + Hash + Send + Sync + 'static {
     /// As it is shown and written.
     fn key(&self) -> String;
 
+    /// Appends the bytes that [`Item::from_bytes`] makes it of.
+    fn to_bytes(&self, bytes: &mut Vec<u8>) -> Result<()>;
+
+    /// The item that has these bytes, if any.
+    fn from_bytes(bytes: &[u8]) -> Option<Self>;
+
     /// What it is, where a model reads more than one kind.
     fn kind(&self) -> Option<Kind> {
         None
@@ -51,6 +57,15 @@ impl Item for String {
     fn key(&self) -> String {
         self.clone()
     }
+
+    fn to_bytes(&self, bytes: &mut Vec<u8>) -> Result<()> {
+        bytes.extend_from_slice(self.as_bytes());
+        Ok(())
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Some(std::str::from_utf8(bytes).ok()?.to_owned())
+    }
 }
 
 impl Item for PathBuf {
@@ -60,6 +75,32 @@ impl Item for PathBuf {
 
     fn key(&self) -> String {
         self.display().to_string()
+    }
+
+    #[cfg(unix)]
+    fn to_bytes(&self, bytes: &mut Vec<u8>) -> Result<()> {
+        use std::os::unix::ffi::OsStrExt;
+        bytes.extend_from_slice(self.as_os_str().as_bytes());
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        use std::os::unix::ffi::OsStrExt;
+        Some(std::ffi::OsStr::from_bytes(bytes).into())
+    }
+
+    #[cfg(not(unix))]
+    fn to_bytes(&self, bytes: &mut Vec<u8>) -> Result<()> {
+        match self.to_str() {
+            Some(text) => text.to_owned().to_bytes(bytes),
+            None => Err(Error::invalid(self, "has a name that is not Unicode")),
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        String::from_bytes(bytes).map(Self::from)
     }
 
     fn is_path(&self) -> bool {
@@ -84,6 +125,27 @@ impl Item for ClipItem {
         match self {
             Self::Text(text) => text.clone(),
             Self::Image(path) => path.display().to_string(),
+        }
+    }
+
+    fn to_bytes(&self, bytes: &mut Vec<u8>) -> Result<()> {
+        match self {
+            Self::Text(text) => {
+                bytes.push(0);
+                text.to_bytes(bytes)
+            }
+            Self::Image(path) => {
+                bytes.push(1);
+                path.to_bytes(bytes)
+            }
+        }
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        match bytes.split_first()? {
+            (0, text) => String::from_bytes(text).map(Self::Text),
+            (1, path) => PathBuf::from_bytes(path).map(Self::Image),
+            _ => None,
         }
     }
 
@@ -480,6 +542,24 @@ mod tests {
         // Of no kind that is known: what lists are made of is said.
         let found = message::<Images>("a.docx", None);
         assert!(found.contains(".jsonl"), "{found}");
+    }
+
+    #[test]
+    fn items_are_what_their_bytes_say() {
+        fn there_and_back<I: Item>(item: I) {
+            let mut bytes = vec![];
+            item.to_bytes(&mut bytes).unwrap();
+            assert_eq!(I::from_bytes(&bytes), Some(item));
+        }
+        for text in ["", "a\nb", "\u{e9}.png"] {
+            there_and_back(text.to_owned());
+            there_and_back(PathBuf::from(text));
+            there_and_back(ClipItem::Text(text.into()));
+            there_and_back(ClipItem::Image(text.into()));
+        }
+        assert_eq!(String::from_bytes(b"\xff"), None);
+        assert_eq!(ClipItem::from_bytes(b"\x02a"), None);
+        assert_eq!(ClipItem::from_bytes(b""), None);
     }
 
     #[test]

@@ -617,6 +617,10 @@ impl Embedder for ClipEmbedder {
         Ok(encoded)
     }
 
+    fn preprocesses_alone(&self) -> bool {
+        !(self.lock_image || self.lock_text)
+    }
+
     fn cost(&self, item: &EncodedClip) -> usize {
         match item {
             EncodedClip::Text(text) => text.ids.len(),

@@ -431,6 +431,10 @@ impl Embedder for ImageEmbedder {
         Ok(encoded)
     }
 
+    fn preprocesses_alone(&self) -> bool {
+        !self.freeze
+    }
+
     fn cost(&self, _: &EncodedImage) -> usize {
         let size = self.config.preprocessing.output_size();
         size.map_or(1, |[height, width]| {

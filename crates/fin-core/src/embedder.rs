@@ -108,6 +108,13 @@ pub trait Embedder: Clone + Send {
         self.preprocess(items)
     }
 
+    /// Whether [`Embedder::preprocess_training`] makes the same of an item, to the bit, whatever other
+    /// items it comes with, so that training can preprocess the items of a batch when it needs them.
+    /// Features of what is frozen do not hold to that: they are computed for several items at once.
+    fn preprocesses_alone(&self) -> bool {
+        true
+    }
+
     /// What an item costs in a batch, in the unit of [`BatchLimits::max_cost`]: tokens for text.
     fn cost(&self, item: &Self::Encoded) -> usize;
 

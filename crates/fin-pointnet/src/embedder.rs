@@ -507,6 +507,10 @@ impl Embedder for MeshEmbedder {
         Ok(encoded)
     }
 
+    fn preprocesses_alone(&self) -> bool {
+        !self.freeze
+    }
+
     fn cost(&self, item: &EncodedPoints) -> usize {
         match item {
             EncodedPoints::Points(points) => points.len().div_ceil(POINTS_PER_COST),

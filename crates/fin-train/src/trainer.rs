@@ -1,6 +1,7 @@
 //! The training loop.
 
 mod gradients;
+mod items;
 mod plan;
 
 use std::fmt;
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::callback::{Callback, Context, MetricRecord, Progress};
 use crate::checkpoint::{self, Named, TrainState, Trained};
 use crate::config::TrainConfig;
-use crate::dataset::{self, Dataset};
+use crate::dataset::{Dataset, RunData, SpooledSets, TargetKind};
 use crate::history::History;
 use crate::lora::LoraConfig;
 use crate::loss::{Loss, LossShape};
@@ -25,6 +26,7 @@ use crate::optim::{AdamW, Optimizer, OptimizerConfig, groups};
 use crate::registry::Options;
 use crate::sampler::{Examples, MultiDatasetSampler, Sampler, about_set, sampler_from_name};
 use gradients::{Batch, Items};
+use items::Source;
 use plan::Plan;
 
 /// What a run did.
@@ -265,7 +267,7 @@ impl<E: Embedder> Trainer<E> {
     /// Those of [`Trainer::fit`], with the number of the set, counted from 1; [`Error::Argument`]
     /// where there is no set.
     pub fn fit_all(
-        mut self,
+        self,
         embedder: E,
         datasets: &[Dataset<E::Item>],
         device: &Device,
@@ -273,16 +275,47 @@ impl<E: Embedder> Trainer<E> {
     where
         E::Item: Hash + Eq,
     {
-        let plain = device.clone().without_autodiff();
-        if datasets.is_empty() {
+        let shape = |set: &Dataset<E::Item>| (set.columns().len(), set.targets().kind());
+        let shapes: Vec<_> = datasets.iter().map(shape).collect();
+        self.check(&shapes)?;
+        self.run(embedder, RunData::of(datasets), device)
+    }
+
+    /// [`Trainer::fit_all`] on data sets whose items lie in a file: the same batches, and the same
+    /// network to the bit. Items are preprocessed when their batch comes; before the first step all
+    /// of them once, so that one that cannot be used is found.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::fit_all`]; [`Error::Argument`] where the embedder is not
+    /// [`Embedder::preprocesses_alone`].
+    pub fn fit_spooled(
+        self,
+        embedder: E,
+        sets: &SpooledSets<E::Item>,
+        device: &Device,
+    ) -> Result<(E, TrainSummary)>
+    where
+        E::Item: Hash + Eq,
+    {
+        let sets_of = sets.sets().iter();
+        let shapes: Vec<_> = sets_of
+            .map(|set| (set.columns().len(), set.targets().kind()))
+            .collect();
+        self.check(&shapes)?;
+        self.run(embedder, RunData::spooled(sets)?, device)
+    }
+
+    /// Checks that sets of so many columns and such targets can be trained on, and that checkpoints
+    /// can be written.
+    fn check(&self, sets: &[(usize, TargetKind)]) -> Result<()> {
+        if sets.is_empty() {
             return Err(Error::argument("dataset", "none is given; one is needed"));
         }
-        for (number, dataset) in datasets.iter().enumerate() {
-            let (columns, targets) = (dataset.columns().len(), dataset.targets().kind());
+        for (number, &(columns, targets)) in sets.iter().enumerate() {
             self.loss
                 .accepts()
                 .check(self.loss.name(), columns, targets)
-                .map_err(|error| about_set(number, datasets.len(), error))?;
+                .map_err(|error| about_set(number, sets.len(), error))?;
         }
         if self.config.checkpoint_every_steps.is_some() && self.checkpoints.is_none() {
             return Err(Error::argument(
@@ -293,9 +326,23 @@ impl<E: Embedder> Trainer<E> {
         if let (Some(directory), None) = (&self.checkpoints, &self.resume) {
             checkpoint::check_unused(directory)?;
         }
-        let (items, indices) = dataset::distinct(datasets);
-        let targets = dataset::with_shared_classes(datasets);
-        let examples: Vec<Examples<'_>> = indices
+        Ok(())
+    }
+
+    fn run(
+        mut self,
+        embedder: E,
+        data: RunData<'_, E::Item>,
+        device: &Device,
+    ) -> Result<(E, TrainSummary)> {
+        let plain = device.clone().without_autodiff();
+        let RunData {
+            columns,
+            targets,
+            fingerprint,
+            items,
+        } = data;
+        let examples: Vec<Examples<'_>> = columns
             .iter()
             .zip(&targets)
             .map(|(columns, targets)| Examples { columns, targets })
@@ -321,7 +368,7 @@ impl<E: Embedder> Trainer<E> {
                 name: self.sampler.name().into(),
                 options: self.sampler.options(),
             },
-            dataset::fingerprint(datasets),
+            fingerprint,
             plan.total,
         );
         self.loss.prepare(&LossShape {
@@ -333,7 +380,7 @@ impl<E: Embedder> Trainer<E> {
         })?;
         let mut loss_optimizer = self.loss_optimizer.optimizer();
         state.mini_batch_size = self.mini_batch_size;
-        state.multi_dataset_sampler = (datasets.len() > 1).then_some(self.multi_dataset_sampler);
+        state.multi_dataset_sampler = (examples.len() > 1).then_some(self.multi_dataset_sampler);
         if self.loss.has_parameters() {
             state.loss_optimizer = Some(self.loss_optimizer.clone());
         }
@@ -378,18 +425,13 @@ impl<E: Embedder> Trainer<E> {
             self.loss.set_parameters(parameters.train());
         }
 
-        let encoded = embedder.preprocess_training(&items, &plain)?;
-        drop(items);
+        let (source, truncated) = Source::new(items, &embedder, &plain)?;
         let items = Items {
             embedder: &embedder,
-            encoded: &encoded,
+            source,
             device: &plain,
             mini_batch_size: self.mini_batch_size,
         };
-        let truncated = encoded
-            .iter()
-            .filter(|item| embedder.is_truncated(item))
-            .count();
         let mut progress = Progress {
             step: state.step,
             total_steps: plan.total,

@@ -3,7 +3,8 @@
 //!
 //! [`TextReader`] yields the texts of one column in bounded memory; [`read_texts`] collects them.
 //! [`read_rows`] reads a whole [`Table`]. [`read_pairs`], [`read_scored_pairs`],
-//! [`read_scored_triplets`] and [`read_labelled`] read the kinds of training data.
+//! [`read_scored_triplets`] and [`read_labelled`] read the kinds of training data; [`open_pairs`] and
+//! the like give their rows one at a time, in bounded memory.
 //!
 //! | format | row | columns |
 //! | --- | --- | --- |
@@ -39,8 +40,10 @@
 mod column;
 mod delimited;
 mod lines;
+mod negatives;
 #[cfg(feature = "output")]
 mod parquet;
+mod reader;
 mod record;
 mod table;
 mod texts;
@@ -52,13 +55,16 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use column::Column;
+pub use reader::RowReader;
 pub use table::{Row, Table, column_names, read_rows};
 pub use texts::{TextReader, read_texts};
 pub use training::{
-    LabelledColumns, LabelledText, Pair, PairColumns, ScoredPair, ScoredPairColumns, read_labelled,
-    read_pairs, read_scored_pairs,
+    LabelledColumns, LabelledText, Pair, PairColumns, ScoredPair, ScoredPairColumns, open_labelled,
+    open_pairs, open_scored_pairs, read_labelled, read_pairs, read_scored_pairs,
 };
-pub use triplets::{ScoredTriplet, ScoredTripletColumns, read_scored_triplets};
+pub use triplets::{
+    ScoredTriplet, ScoredTripletColumns, open_scored_triplets, read_scored_triplets,
+};
 
 use crate::error::{Error, Result};
 

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::record::{Content, Key, Record, Records, Role, kind};
+use super::negatives::Negatives;
+use super::reader::RowReader;
+use super::record::{Key, Record, Records, kind};
 use super::{Column, ReadOptions};
 use crate::error::{Error, Result};
 
@@ -99,21 +101,33 @@ pub fn read_pairs(
     columns: &PairColumns,
     options: ReadOptions,
 ) -> Result<Vec<Pair>> {
-    let mut records = Records::open(path.as_ref(), options)?;
+    open_pairs(path, columns, options)?.collect()
+}
+
+/// [`read_pairs`], one row at a time.
+///
+/// # Errors
+/// As [`read_pairs`], those about a row where it is read.
+pub fn open_pairs(
+    path: impl AsRef<Path>,
+    columns: &PairColumns,
+    options: ReadOptions,
+) -> Result<RowReader<Pair>> {
+    let records = Records::open(path.as_ref(), options)?;
     let roles = [
         (columns.anchor.as_ref(), "anchor"),
         (columns.positive.as_ref(), "positive"),
     ];
     let keys = records.keys(&roles)?;
     let negatives = Negatives::new(&records, &roles, columns.negatives.as_deref())?;
-    collect(&mut records, |path, record| {
+    Ok(RowReader::new(records, move |path, record| {
         Ok(Pair {
             line: record.line,
             anchor: record.text(path, &keys[0])?,
             positive: record.text(path, &keys[1])?,
             negatives: negatives.texts(path, &record)?,
         })
-    })
+    }))
 }
 
 /// Reads pairs of texts with a similarity score from a file, or from stdin for `-`.
@@ -130,13 +144,25 @@ pub fn read_scored_pairs(
     columns: &ScoredPairColumns,
     options: ReadOptions,
 ) -> Result<Vec<ScoredPair>> {
-    let mut records = Records::open(path.as_ref(), options)?;
+    open_scored_pairs(path, columns, options)?.collect()
+}
+
+/// [`read_scored_pairs`], one row at a time.
+///
+/// # Errors
+/// As [`read_scored_pairs`], those about a row where it is read.
+pub fn open_scored_pairs(
+    path: impl AsRef<Path>,
+    columns: &ScoredPairColumns,
+    options: ReadOptions,
+) -> Result<RowReader<ScoredPair>> {
+    let records = Records::open(path.as_ref(), options)?;
     let keys = records.keys(&[
         (columns.sentence1.as_ref(), "sentence1"),
         (columns.sentence2.as_ref(), "sentence2"),
         (columns.score.as_ref(), "score"),
     ])?;
-    collect(&mut records, |path, record| {
+    Ok(RowReader::new(records, move |path, record| {
         let score = score(path, &record, &keys[2])?;
         let sentence1 = record.text(path, &keys[0])?;
         let sentence2 = record.text(path, &keys[1])?;
@@ -146,7 +172,7 @@ pub fn read_scored_pairs(
             sentence2,
             score,
         })
-    })
+    }))
 }
 
 /// Reads texts with a class label from a file, or from stdin for `-`.
@@ -162,12 +188,24 @@ pub fn read_labelled(
     columns: &LabelledColumns,
     options: ReadOptions,
 ) -> Result<Vec<LabelledText>> {
-    let mut records = Records::open(path.as_ref(), options)?;
+    open_labelled(path, columns, options)?.collect()
+}
+
+/// [`read_labelled`], one row at a time.
+///
+/// # Errors
+/// As [`read_labelled`], those about a row where it is read.
+pub fn open_labelled(
+    path: impl AsRef<Path>,
+    columns: &LabelledColumns,
+    options: ReadOptions,
+) -> Result<RowReader<LabelledText>> {
+    let records = Records::open(path.as_ref(), options)?;
     let keys = records.keys(&[
         (columns.text.as_ref(), "text"),
         (columns.label.as_ref(), "label"),
     ])?;
-    collect(&mut records, |path, record| {
+    Ok(RowReader::new(records, move |path, record| {
         let label = match record.value(path, &keys[1])? {
             Value::String(label) => label,
             value @ (Value::Number(_) | Value::Bool(_)) => value.to_string(),
@@ -183,20 +221,7 @@ pub fn read_labelled(
             text,
             label,
         })
-    })
-}
-
-/// Maps every record to an item.
-pub(super) fn collect<T>(
-    records: &mut Records,
-    item: impl Fn(&Path, Record) -> Result<T>,
-) -> Result<Vec<T>> {
-    let path = records.path().to_path_buf();
-    let mut items = Vec::new();
-    while let Some(record) = records.next_record()? {
-        items.push(item(&path, record)?);
-    }
-    Ok(items)
+    }))
 }
 
 /// The finite number in a column, which is one or a text that spells one.
@@ -215,96 +240,6 @@ pub(super) fn score(path: &Path, record: &Record, key: &Key) -> Result<f32> {
         let reason = format!("column `{}`: `{value}` is not a finite number", key.name);
         Error::row(path, record.line, reason)
     })
-}
-
-/// Which columns are negatives.
-enum Negatives {
-    /// These.
-    Keys(Vec<Key>),
-    /// The keys of a JSON object with the names of negatives.
-    Named,
-    /// The elements of a JSON array after the second.
-    Rest,
-}
-
-impl Negatives {
-    fn new(records: &Records, roles: &[Role<'_>], chosen: Option<&[Column]>) -> Result<Self> {
-        if let Some(columns) = chosen {
-            let keys = columns
-                .iter()
-                .map(|column| records.key(column))
-                .collect::<Result<_>>()?;
-            return Ok(Self::Keys(keys));
-        }
-        if records.is_object() {
-            return Ok(Self::Named);
-        }
-        let by_position =
-            roles.iter().all(|(column, _)| column.is_none()) && !records.has_names(roles);
-        if let Some(Record {
-            content: Content::Json(_),
-            ..
-        }) = records.first()
-            && records.header().is_none()
-        {
-            return Ok(if by_position {
-                Self::Rest
-            } else {
-                Self::Keys(Vec::new())
-            });
-        }
-        let names = records.header().unwrap_or_default();
-        let mut indices: Vec<_> = (0..names.len())
-            .filter(|&index| is_negative(&names[index]))
-            .collect();
-        if indices.is_empty() && by_position {
-            indices = (roles.len()..records.width()).collect();
-        }
-        Ok(Self::Keys(
-            indices.into_iter().map(|index| records.at(index)).collect(),
-        ))
-    }
-
-    fn texts(&self, path: &Path, record: &Record) -> Result<Vec<String>> {
-        let values: Vec<(String, Value)> = match (self, &record.content) {
-            (Self::Keys(keys), _) => keys
-                .iter()
-                .map(|key| Ok((key.name.clone(), record.value(path, key)?)))
-                .collect::<Result<_>>()?,
-            (Self::Named, Content::Json(Value::Object(fields))) => fields
-                .iter()
-                .filter(|(name, _)| is_negative(name))
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
-            (Self::Rest, Content::Json(Value::Array(elements))) => elements
-                .iter()
-                .enumerate()
-                .skip(2)
-                .map(|(index, value)| (index.to_string(), value.clone()))
-                .collect(),
-            // Not a row like the first: taking the anchor from it has failed already.
-            (Self::Named | Self::Rest, _) => Vec::new(),
-        };
-        let mut texts = Vec::new();
-        for (name, value) in values {
-            match value {
-                Value::Null => {}
-                Value::Array(elements) => {
-                    for element in elements {
-                        texts.push(record.expect_text(path, &name, element)?);
-                    }
-                }
-                value => texts.push(record.expect_text(path, &name, value)?),
-            }
-        }
-        texts.retain(|text| !text.is_empty());
-        Ok(texts)
-    }
-}
-
-/// Whether a column without a chosen role holds negatives by its name.
-fn is_negative(name: &str) -> bool {
-    matches!(name, "negative" | "negatives") || name.starts_with("negative_")
 }
 
 #[cfg(test)]

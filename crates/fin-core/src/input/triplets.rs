@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use super::reader::RowReader;
 use super::record::Records;
-use super::training::{collect, score};
+use super::training::score;
 use super::{Column, ReadOptions};
 use crate::error::Result;
 
@@ -52,14 +53,26 @@ pub fn read_scored_triplets(
     columns: &ScoredTripletColumns,
     options: ReadOptions,
 ) -> Result<Vec<ScoredTriplet>> {
-    let mut records = Records::open(path.as_ref(), options)?;
+    open_scored_triplets(path, columns, options)?.collect()
+}
+
+/// [`read_scored_triplets`], one row at a time.
+///
+/// # Errors
+/// As [`read_scored_triplets`], those about a row where it is read.
+pub fn open_scored_triplets(
+    path: impl AsRef<Path>,
+    columns: &ScoredTripletColumns,
+    options: ReadOptions,
+) -> Result<RowReader<ScoredTriplet>> {
+    let records = Records::open(path.as_ref(), options)?;
     let keys = records.keys(&[
         (columns.query.as_ref(), "query"),
         (columns.positive.as_ref(), "positive"),
         (columns.negative.as_ref(), "negative"),
         (columns.margin.as_ref(), "margin"),
     ])?;
-    collect(&mut records, |path, record| {
+    Ok(RowReader::new(records, move |path, record| {
         Ok(ScoredTriplet {
             line: record.line,
             query: record.text(path, &keys[0])?,
@@ -67,7 +80,7 @@ pub fn read_scored_triplets(
             negative: record.text(path, &keys[2])?,
             margin: score(path, &record, &keys[3])?,
         })
-    })
+    }))
 }
 
 #[cfg(test)]

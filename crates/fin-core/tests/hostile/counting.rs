@@ -54,15 +54,20 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Runs a reader over `size` bytes of files on this thread and panics where it has more than
-/// twice as many bytes and 64 MiB allocated at any time.
-pub fn within_limits<T>(size: usize, run: impl FnOnce() -> T) -> T {
+/// Runs something on this thread; what it gives, and the most bytes that it has allocated at a time.
+pub fn peak<T>(run: impl FnOnce() -> T) -> (T, usize) {
     let before = LIVE.get();
     PEAK.set(before);
     let result = run();
-    let peak = PEAK.get() - before;
+    (result, usize::try_from(PEAK.get() - before).unwrap_or(0))
+}
+
+/// Runs a reader over `size` bytes of files on this thread and panics where it has more than
+/// twice as many bytes and 64 MiB allocated at any time.
+pub fn within_limits<T>(size: usize, run: impl FnOnce() -> T) -> T {
+    let (result, peak) = peak(run);
     assert!(
-        peak <= 2 * size as isize + (64 << 20),
+        peak <= 2 * size + (64 << 20),
         "{peak} bytes allocated for {size} bytes of files"
     );
     result

@@ -1,115 +1,178 @@
 //! Data sets of texts from files; errors name the file and the line.
+//!
+//! [`each_pair`] and the like hand on row by row and hold nothing but the targets; the data sets are
+//! collected from them.
 
 use std::path::Path;
 
 use fin_core::input::{
     LabelledColumns, PairColumns, ReadOptions, ScoredPairColumns, ScoredTripletColumns,
-    read_labelled, read_pairs, read_scored_pairs, read_scored_triplets,
+    open_labelled, open_pairs, open_scored_pairs, open_scored_triplets,
 };
 use fin_core::{Error, Result};
 
-use super::{Dataset, ScoreRange, Targets};
+use super::{Classes, Columns, Dataset, ScoreRange, Targets};
 
-/// [`Dataset::scored_pairs`] from a file; [`read_scored_pairs`] tells which columns are read.
+/// Hands on the two texts of every scored pair of a file and returns the scores: scaled to `[0, 1]`
+/// where a range is given, else as they stand in the file.
 ///
 /// # Errors
-/// Those of [`read_scored_pairs`]; [`Error::Row`] where a score is out of range.
+/// Those of [`open_scored_pairs`]; [`Error::Row`] where a score is out of range; those of `row`.
+pub fn each_scored_pair(
+    path: impl AsRef<Path>,
+    columns: &ScoredPairColumns,
+    options: ReadOptions,
+    range: Option<ScoreRange>,
+    mut row: impl FnMut(Vec<String>) -> Result<()>,
+) -> Result<Vec<f32>> {
+    let path = path.as_ref();
+    let mut scores = Vec::new();
+    for found in open_scored_pairs(path, columns, options)? {
+        let found = found?;
+        let scale = |range: ScoreRange| {
+            range.scale(found.score).map_err(|reason| {
+                let reason = format!("{reason}; give the range that the file's scores have");
+                Error::row(path, found.line, reason)
+            })
+        };
+        scores.push(range.map_or(Ok(found.score), scale)?);
+        row(vec![found.sentence1, found.sentence2])?;
+    }
+    Ok(scores)
+}
+
+/// Hands on the anchor, the positive and any negatives of every pair of a file.
+///
+/// # Errors
+/// Those of [`open_pairs`]; [`Error::Row`] where a row has another number of negatives than the
+/// first; those of `row`.
+pub fn each_pair(
+    path: impl AsRef<Path>,
+    columns: &PairColumns,
+    options: ReadOptions,
+    mut row: impl FnMut(Vec<String>) -> Result<()>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let mut first = None;
+    for found in open_pairs(path, columns, options)? {
+        let found = found?;
+        let count = *first.get_or_insert(found.negatives.len());
+        if found.negatives.len() != count {
+            return Err(Error::row(
+                path,
+                found.line,
+                format!(
+                    "has {} negatives, the first row has {count}; every row needs as many",
+                    found.negatives.len()
+                ),
+            ));
+        }
+        let mut texts = vec![found.anchor, found.positive];
+        texts.extend(found.negatives);
+        row(texts)?;
+    }
+    Ok(())
+}
+
+/// Hands on the query, the positive and the negative of every triplet of a file and returns the
+/// margins as they stand in it.
+///
+/// # Errors
+/// Those of [`open_scored_triplets`] and of `row`.
+pub fn each_scored_triplet(
+    path: impl AsRef<Path>,
+    columns: &ScoredTripletColumns,
+    options: ReadOptions,
+    mut row: impl FnMut(Vec<String>) -> Result<()>,
+) -> Result<Vec<f32>> {
+    let mut margins = Vec::new();
+    for found in open_scored_triplets(path, columns, options)? {
+        let found = found?;
+        margins.push(found.margin);
+        row(vec![found.query, found.positive, found.negative])?;
+    }
+    Ok(margins)
+}
+
+/// Hands on every text of a file of labelled ones and returns the classes.
+///
+/// # Errors
+/// Those of [`open_labelled`] and of `row`.
+pub fn each_labelled(
+    path: impl AsRef<Path>,
+    columns: &LabelledColumns,
+    options: ReadOptions,
+    mut row: impl FnMut(Vec<String>) -> Result<()>,
+) -> Result<Targets> {
+    let mut classes = Classes::default();
+    for found in open_labelled(path, columns, options)? {
+        let found = found?;
+        classes.push(&found.label);
+        row(vec![found.text])?;
+    }
+    Ok(classes.targets())
+}
+
+/// [`Dataset::scored_pairs`] from a file;
+/// [`read_scored_pairs`](fin_core::input::read_scored_pairs) tells which columns are read.
+///
+/// # Errors
+/// Those of [`each_scored_pair`].
 pub fn scored_pairs_from_file(
     path: impl AsRef<Path>,
     columns: &ScoredPairColumns,
     options: ReadOptions,
     range: ScoreRange,
 ) -> Result<Dataset<String>> {
-    let path = path.as_ref();
-    let rows = read_scored_pairs(path, columns, options)?;
-    let (mut first, mut second, mut scores) = (Vec::new(), Vec::new(), Vec::new());
-    for row in rows {
-        scores.push(range.scale(row.score).map_err(|reason| {
-            Error::row(
-                path,
-                row.line,
-                format!("{reason}; give the range that the file's scores have"),
-            )
-        })?);
-        first.push(row.sentence1);
-        second.push(row.sentence2);
-    }
-    Dataset::new(vec![first, second], Targets::Scores(scores))
+    let mut rows = Columns::default();
+    let scores = each_scored_pair(path, columns, options, Some(range), |row| rows.push(row))?;
+    rows.with_targets(Targets::Scores(scores))
 }
 
-/// [`Dataset::pairs`] from a file; [`read_pairs`] tells which columns are read.
+/// [`Dataset::pairs`] from a file; [`read_pairs`](fin_core::input::read_pairs) tells which columns
+/// are read.
 ///
 /// # Errors
-/// Those of [`read_pairs`]; [`Error::Row`] where a row has another number of negatives than the
-/// first.
+/// Those of [`each_pair`].
 pub fn pairs_from_file(
     path: impl AsRef<Path>,
     columns: &PairColumns,
     options: ReadOptions,
 ) -> Result<Dataset<String>> {
-    let path = path.as_ref();
-    let rows = read_pairs(path, columns, options)?;
-    let count = rows.first().map_or(0, |row| row.negatives.len());
-    let (mut anchors, mut positives, mut negatives) = (Vec::new(), Vec::new(), Vec::new());
-    for row in rows {
-        if row.negatives.len() != count {
-            return Err(Error::row(
-                path,
-                row.line,
-                format!(
-                    "has {} negatives, the first row has {count}; every row needs as many",
-                    row.negatives.len()
-                ),
-            ));
-        }
-        anchors.push(row.anchor);
-        positives.push(row.positive);
-        negatives.push(row.negatives);
-    }
-    Dataset::pairs(
-        anchors,
-        positives,
-        if count == 0 { Vec::new() } else { negatives },
-    )
+    let mut rows = Columns::default();
+    each_pair(path, columns, options, |row| rows.push(row))?;
+    rows.with_targets(Targets::None)
 }
 
 /// Triplets with a margin each, as the loss `margin_mse` takes them, from a file;
-/// [`read_scored_triplets`] tells which columns are read. Margins stay as they are.
+/// [`read_scored_triplets`](fin_core::input::read_scored_triplets) tells which columns are read.
+/// Margins stay as they are.
 ///
 /// # Errors
-/// Those of [`read_scored_triplets`].
+/// Those of [`each_scored_triplet`].
 pub fn scored_triplets_from_file(
     path: impl AsRef<Path>,
     columns: &ScoredTripletColumns,
     options: ReadOptions,
 ) -> Result<Dataset<String>> {
-    let mut parts: [Vec<String>; 3] = Default::default();
-    let mut margins = Vec::new();
-    for row in read_scored_triplets(path, columns, options)? {
-        for (part, text) in parts
-            .iter_mut()
-            .zip([row.query, row.positive, row.negative])
-        {
-            part.push(text);
-        }
-        margins.push(row.margin);
-    }
-    Dataset::new(parts.into(), Targets::Scores(margins))
+    let mut rows = Columns::default();
+    let margins = each_scored_triplet(path, columns, options, |row| rows.push(row))?;
+    rows.with_targets(Targets::Scores(margins))
 }
 
-/// [`Dataset::labelled`] from a file; [`read_labelled`] tells which columns are read.
+/// [`Dataset::labelled`] from a file; [`read_labelled`](fin_core::input::read_labelled) tells which
+/// columns are read.
 ///
 /// # Errors
-/// Those of [`read_labelled`].
+/// Those of [`each_labelled`].
 pub fn labelled_from_file(
     path: impl AsRef<Path>,
     columns: &LabelledColumns,
     options: ReadOptions,
 ) -> Result<Dataset<String>> {
-    let rows = read_labelled(path, columns, options)?;
-    let (items, labels): (Vec<_>, Vec<_>) =
-        rows.into_iter().map(|row| (row.text, row.label)).unzip();
-    Dataset::labelled(items, &labels)
+    let mut rows = Columns::default();
+    let targets = each_labelled(path, columns, options, |row| rows.push(row))?;
+    rows.with_targets(targets)
 }
 
 #[cfg(test)]

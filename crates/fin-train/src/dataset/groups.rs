@@ -5,7 +5,7 @@
 //! algorithm"). A document that was seen before keeps its group, and a row that joins two groups
 //! makes them one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 use fin_core::{Error, Result};
@@ -225,29 +225,42 @@ impl<I: Clone + Hash + Eq> Dataset<I> {
             let reason = "has one column; groups are of pairs";
             return Err(Error::argument("dataset", reason));
         };
-        let groups = connected_groups(first.iter().zip(second).map(|(a, b)| [a, b]));
-        let (mut items, mut ids) = (Vec::new(), Vec::new());
-        let mut seen = HashMap::new();
-        for ((a, b), &group) in first.iter().zip(second).zip(&groups) {
-            for item in [a, b] {
-                if seen.insert(item, group).is_none() {
-                    items.push(item.clone());
-                    ids.push(group);
-                }
+        let (items, targets) = labelled_by_group(first.iter(), second.iter())?;
+        Self::new(vec![items.into_iter().cloned().collect()], targets)
+    }
+}
+
+/// The distinct items of two columns, row by row, and the group that each is in as its class.
+///
+/// # Errors
+/// [`Error::Argument`] where all items are one group.
+pub(super) fn labelled_by_group<K: Hash + Eq + Copy>(
+    first: impl Iterator<Item = K> + Clone,
+    second: impl Iterator<Item = K> + Clone,
+) -> Result<(Vec<K>, Targets)> {
+    let rows = first.zip(second);
+    let groups = connected_groups(rows.clone().map(|(a, b)| [a, b]));
+    let (mut items, mut ids) = (Vec::new(), Vec::new());
+    let mut seen = HashSet::new();
+    for ((a, b), &group) in rows.zip(&groups) {
+        for item in [a, b] {
+            if seen.insert(item) {
+                items.push(item);
+                ids.push(group);
             }
         }
-        let count = groups.iter().max().map_or(0, |largest| largest + 1);
-        if count < 2 {
-            let reason = format!(
-                "all {} rows are connected over the items that they share and make one group; \
-                 losses on labels need two or more",
-                self.len()
-            );
-            return Err(Error::argument("dataset", reason));
-        }
-        let names = (0..count).map(|group| format!("group {group}")).collect();
-        Self::new(vec![items], Targets::Labels { ids, names })
     }
+    let count = groups.iter().max().map_or(0, |largest| largest + 1);
+    if count < 2 {
+        let reason = format!(
+            "all {} rows are connected over the items that they share and make one group; \
+             losses on labels need two or more",
+            groups.len()
+        );
+        return Err(Error::argument("dataset", reason));
+    }
+    let names = (0..count).map(|group| format!("group {group}")).collect();
+    Ok((items, Targets::Labels { ids, names }))
 }
 
 #[cfg(test)]

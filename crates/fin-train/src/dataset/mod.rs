@@ -9,6 +9,8 @@
 //! | `scored_triplets_from_file` | query, positive, negative | a margin, in the teacher's units |
 //! | [`Dataset::group_labels`] | item, of pairs | the group that its pairs are connected to |
 //!
+//! [`SpooledSets`] hold the items of data sets in a file, for training sets that are larger than memory.
+//!
 //! [`connected_groups`] finds rows that share items, [`split_groups`] and [`split_stratified`] hold
 //! some out so that no item is on both sides, and `check` lists duplicates and contradictions.
 //!
@@ -27,9 +29,10 @@ mod check;
 mod file;
 mod groups;
 mod range;
+mod rows;
 mod several;
+mod spool;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
@@ -39,11 +42,15 @@ use fin_core::{Error, Result};
 pub use check::{Case, CheckReport, Compared, Example, Finding, FindingKind, Form, check};
 #[cfg(feature = "text")]
 pub use file::{
-    labelled_from_file, pairs_from_file, scored_pairs_from_file, scored_triplets_from_file,
+    each_labelled, each_pair, each_scored_pair, each_scored_triplet, labelled_from_file,
+    pairs_from_file, scored_pairs_from_file, scored_triplets_from_file,
 };
 pub use groups::{Split, connected_groups, split_groups, split_stratified};
 pub use range::ScoreRange;
-pub(crate) use several::{distinct, fingerprint, with_shared_classes};
+pub use rows::{Classes, Columns};
+pub(crate) use several::{RunData, RunItems};
+pub(crate) use spool::Spool;
+pub use spool::{ItemCodec, SpoolWriter, SpooledSet, SpooledSets};
 
 /// What the examples are to be pulled towards.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +91,55 @@ impl Targets {
         match self {
             Self::Labels { names, .. } => names.len(),
             Self::None | Self::Scores(_) | Self::Vectors { .. } => 0,
+        }
+    }
+
+    /// Checks that there is one for each of `len` examples, and that it can be used.
+    fn check(&self, len: usize) -> Result<()> {
+        let invalid = |reason: String| Err(Error::argument("dataset", reason));
+        match self {
+            Self::None => {}
+            Self::Scores(scores) => {
+                if scores.len() != len {
+                    return invalid(format!("{len} examples have {} scores", scores.len()));
+                }
+                if let Some(row) = scores.iter().position(|score| !score.is_finite()) {
+                    return invalid(format!(
+                        "row {}: score {} is not finite",
+                        row + 1,
+                        scores[row]
+                    ));
+                }
+            }
+            Self::Labels { ids, names } => {
+                if ids.len() != len {
+                    return invalid(format!("{len} examples have {} labels", ids.len()));
+                }
+                if let Some(row) = ids.iter().position(|&id| id >= names.len()) {
+                    return invalid(format!(
+                        "row {}: label {} is not one of {} classes",
+                        row + 1,
+                        ids[row],
+                        names.len()
+                    ));
+                }
+            }
+            Self::Vectors { values, dim } => check_vectors(len, values, *dim)
+                .map_err(|reason| Error::argument("dataset", reason))?,
+        }
+        Ok(())
+    }
+
+    /// Adds them to a digest of their data set.
+    fn digest(&self, hasher: &mut Fnv1a) {
+        match self {
+            Self::None => 0u8.hash(hasher),
+            Self::Scores(scores) => scores.iter().for_each(|score| score.to_bits().hash(hasher)),
+            Self::Labels { ids, names } => (ids, names).hash(hasher),
+            Self::Vectors { values, dim } => {
+                dim.hash(hasher);
+                values.iter().for_each(|value| value.to_bits().hash(hasher));
+            }
         }
     }
 
@@ -192,36 +248,7 @@ impl<I> Dataset<I> {
                 columns[i].len()
             ));
         }
-        match &targets {
-            Targets::None => {}
-            Targets::Scores(scores) => {
-                if scores.len() != len {
-                    return invalid(format!("{len} examples have {} scores", scores.len()));
-                }
-                if let Some(row) = scores.iter().position(|score| !score.is_finite()) {
-                    return invalid(format!(
-                        "row {}: score {} is not finite",
-                        row + 1,
-                        scores[row]
-                    ));
-                }
-            }
-            Targets::Labels { ids, names } => {
-                if ids.len() != len {
-                    return invalid(format!("{len} examples have {} labels", ids.len()));
-                }
-                if let Some(row) = ids.iter().position(|&id| id >= names.len()) {
-                    return invalid(format!(
-                        "row {}: label {} is not one of {} classes",
-                        row + 1,
-                        ids[row],
-                        names.len()
-                    ));
-                }
-            }
-            Targets::Vectors { values, dim } => check_vectors(len, values, *dim)
-                .map_err(|reason| Error::argument("dataset", reason))?,
-        }
+        targets.check(len)?;
         Ok(Self { columns, targets })
     }
 
@@ -235,16 +262,7 @@ impl<I> Dataset<I> {
         scores: Vec<f32>,
         range: ScoreRange,
     ) -> Result<Self> {
-        let scale = |(row, score): (usize, f32)| {
-            range
-                .scale(score)
-                .map_err(|reason| Error::argument("score", format!("row {}: {reason}", row + 1)))
-        };
-        let scores = scores
-            .into_iter()
-            .enumerate()
-            .map(scale)
-            .collect::<Result<_>>()?;
+        let scores = range.scaled(scores)?;
         Self::new(vec![first, second], Targets::Scores(scores))
     }
 
@@ -294,14 +312,9 @@ impl<I> Dataset<I> {
     /// # Errors
     /// As [`Dataset::new`].
     pub fn labelled(items: Vec<I>, labels: &[impl AsRef<str>]) -> Result<Self> {
-        let mut classes: BTreeMap<&str, usize> =
-            labels.iter().map(|label| (label.as_ref(), 0)).collect();
-        for (id, slot) in classes.values_mut().enumerate() {
-            *slot = id;
-        }
-        let ids = labels.iter().map(|label| classes[label.as_ref()]).collect();
-        let names = classes.into_keys().map(str::to_string).collect();
-        Self::new(vec![items], Targets::Labels { ids, names })
+        let mut classes = Classes::default();
+        labels.iter().for_each(|label| classes.push(label.as_ref()));
+        Self::new(vec![items], classes.targets())
     }
 
     /// Items with a vector each: row `i` of a matrix of this width, row-major, is that of example
@@ -367,19 +380,7 @@ impl<I: Hash> Dataset<I> {
         for column in &self.columns {
             column.hash(&mut hasher);
         }
-        match &self.targets {
-            Targets::None => 0u8.hash(&mut hasher),
-            Targets::Scores(scores) => scores
-                .iter()
-                .for_each(|score| score.to_bits().hash(&mut hasher)),
-            Targets::Labels { ids, names } => (ids, names).hash(&mut hasher),
-            Targets::Vectors { values, dim } => {
-                dim.hash(&mut hasher);
-                values
-                    .iter()
-                    .for_each(|value| value.to_bits().hash(&mut hasher));
-            }
-        }
+        self.targets.digest(&mut hasher);
         hasher.finish()
     }
 }
@@ -387,7 +388,7 @@ impl<I: Hash> Dataset<I> {
 impl<I: Hash + Eq + Clone> Dataset<I> {
     /// The distinct items in order of first occurrence, and the columns as indices into them.
     pub fn distinct(&self) -> (Vec<I>, Vec<Vec<usize>>) {
-        let (items, columns) = distinct(std::slice::from_ref(self));
+        let (items, columns) = several::distinct(std::slice::from_ref(self));
         (items, columns.into_iter().flatten().collect())
     }
 }

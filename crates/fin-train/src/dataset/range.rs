@@ -35,6 +35,19 @@ impl ScoreRange {
         }
     }
 
+    /// These scores in `[0, 1]`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] names the row, counted from 1, of one that is out of range.
+    pub fn scaled(self, mut scores: Vec<f32>) -> Result<Vec<f32>> {
+        for (row, score) in scores.iter_mut().enumerate() {
+            *score = self
+                .scale(*score)
+                .map_err(|reason| Error::argument("score", format!("row {}: {reason}", row + 1)))?;
+        }
+        Ok(scores)
+    }
+
     /// The score in `[0, 1]`, or what is wrong with it.
     pub(crate) fn scale(self, score: f32) -> Result<f32, String> {
         if score >= self.min && score <= self.max {

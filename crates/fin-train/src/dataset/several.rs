@@ -4,11 +4,56 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 
-use super::{Dataset, Fnv1a, Targets};
+use super::{Dataset, Fnv1a, Spool, SpooledSets, Targets};
+
+/// What a run trains on, from wherever it is.
+pub(crate) struct RunData<'a, I> {
+    /// Columns of each set, as numbers of items.
+    pub columns: Vec<Cow<'a, [Vec<usize>]>>,
+    /// Targets of each set, with the same classes in all of them.
+    pub targets: Vec<Cow<'a, Targets>>,
+    /// What a resumed run knows the data by.
+    pub fingerprint: u64,
+    /// The distinct items.
+    pub items: RunItems<'a, I>,
+}
+
+/// The distinct items of a run.
+pub(crate) enum RunItems<'a, I> {
+    /// In memory.
+    Memory(Vec<I>),
+    /// In a file.
+    Spooled(&'a Spool<I>),
+}
+
+impl<'a, I: Hash + Eq + Clone> RunData<'a, I> {
+    /// Of data sets in memory.
+    pub fn of(sets: &'a [Dataset<I>]) -> Self {
+        let (items, columns) = distinct(sets);
+        Self {
+            columns: columns.into_iter().map(Cow::Owned).collect(),
+            targets: with_shared_classes(sets.iter().map(|set| &set.targets).collect()),
+            fingerprint: fingerprint(sets),
+            items: RunItems::Memory(items),
+        }
+    }
+
+    /// Of data sets in a file.
+    pub fn spooled(sets: &'a SpooledSets<I>) -> fin_core::Result<Self> {
+        let columns = sets.sets().iter().map(|set| Cow::Borrowed(set.columns()));
+        let targets = sets.sets().iter().map(|set| set.targets()).collect();
+        Ok(Self {
+            columns: columns.collect(),
+            targets: with_shared_classes(targets),
+            fingerprint: combined(&sets.fingerprints()?),
+            items: RunItems::Spooled(sets.items()),
+        })
+    }
+}
 
 /// The distinct items of all sets in order of first occurrence, and the columns of each set as
 /// indices into them.
-pub(crate) fn distinct<I: Hash + Eq + Clone>(
+pub(super) fn distinct<I: Hash + Eq + Clone>(
     sets: &[Dataset<I>],
 ) -> (Vec<I>, Vec<Vec<Vec<usize>>>) {
     let mut ids: HashMap<&I, usize> = HashMap::new();
@@ -31,11 +76,11 @@ pub(crate) fn distinct<I: Hash + Eq + Clone>(
 
 /// The targets of each set, labels of one name being one class in all of them. Classes of several
 /// sets are numbered in alphabetical order; those of a single one stay as they are.
-pub(crate) fn with_shared_classes<I>(sets: &[Dataset<I>]) -> Vec<Cow<'_, Targets>> {
-    if let [set] = sets {
-        return vec![Cow::Borrowed(&set.targets)];
+fn with_shared_classes(sets: Vec<&Targets>) -> Vec<Cow<'_, Targets>> {
+    if let [targets] = sets[..] {
+        return vec![Cow::Borrowed(targets)];
     }
-    let names = sets.iter().flat_map(|set| match &set.targets {
+    let names = sets.iter().flat_map(|targets| match targets {
         Targets::Labels { names, .. } => names.as_slice(),
         Targets::None | Targets::Scores(_) | Targets::Vectors { .. } => &[],
     });
@@ -43,7 +88,7 @@ pub(crate) fn with_shared_classes<I>(sets: &[Dataset<I>]) -> Vec<Cow<'_, Targets
     for (id, slot) in classes.values_mut().enumerate() {
         *slot = id;
     }
-    let shared = |set: &Dataset<I>| match &set.targets {
+    let shared = |targets: &Targets| match targets {
         Targets::Labels { ids, names } => Some(Targets::Labels {
             ids: ids.iter().map(|&id| classes[names[id].as_str()]).collect(),
             names: classes.keys().map(|name| (*name).to_string()).collect(),
@@ -51,21 +96,27 @@ pub(crate) fn with_shared_classes<I>(sets: &[Dataset<I>]) -> Vec<Cow<'_, Targets
         Targets::None | Targets::Scores(_) | Targets::Vectors { .. } => None,
     };
     sets.iter()
-        .map(|set| match shared(set) {
+        .map(|&targets| match shared(targets) {
             Some(targets) => Cow::Owned(targets),
-            None => Cow::Borrowed(&set.targets),
+            None => Cow::Borrowed(targets),
         })
         .collect()
 }
 
 /// A digest of all sets in order; of a single one it is [`Dataset::fingerprint`].
-pub(crate) fn fingerprint<I: Hash>(sets: &[Dataset<I>]) -> u64 {
-    if let [set] = sets {
-        return set.fingerprint();
+fn fingerprint<I: Hash>(sets: &[Dataset<I>]) -> u64 {
+    let digests: Vec<u64> = sets.iter().map(Dataset::fingerprint).collect();
+    combined(&digests)
+}
+
+/// One digest of those of several sets; of a single one it is that.
+fn combined(digests: &[u64]) -> u64 {
+    if let [digest] = digests {
+        return *digest;
     }
     let mut hasher = Fnv1a::default();
-    for set in sets {
-        hasher.write(&set.fingerprint().to_le_bytes());
+    for digest in digests {
+        hasher.write(&digest.to_le_bytes());
     }
     hasher.finish()
 }
@@ -82,14 +133,14 @@ mod tests {
         let (items, columns) = distinct(&sets);
         assert_eq!(items, ["x", "y", "z", "w"]);
         assert_eq!(columns, [[vec![0, 1, 2]], [vec![2, 3]]].map(Vec::from));
-        let targets = with_shared_classes(&sets);
+        let targets = with_shared_classes(sets.iter().map(|set| &set.targets).collect());
         let names = ["apple", "fig", "pear"].map(String::from).to_vec();
         for (targets, ids) in targets.iter().zip([vec![2, 1, 2], vec![2, 0]]) {
             let names = names.clone();
             assert_eq!(targets.as_ref(), &Targets::Labels { ids, names });
         }
         // Alone, a set keeps its numbers.
-        let alone = with_shared_classes(&sets[1..]);
+        let alone = with_shared_classes(vec![&sets[1].targets]);
         assert_eq!(alone[0].classes(), 2);
     }
 

@@ -5,6 +5,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
 use fin_core::{Embedder, EmbeddingNetwork, Error, Result};
 
+use super::items::Source;
 use super::{diverged, mix};
 use crate::dataset::BatchTargets;
 use crate::loss::Loss;
@@ -12,8 +13,8 @@ use crate::loss::Loss;
 /// What embeds the items of a run.
 pub(super) struct Items<'a, E: Embedder> {
     pub embedder: &'a E,
-    /// The distinct items.
-    pub encoded: &'a [E::Encoded],
+    /// Where they come from.
+    pub source: Source<'a, E>,
     /// The device without autodiff.
     pub device: &'a Device,
     /// Rows that the network sees at a time; none for whole batches.
@@ -22,7 +23,7 @@ pub(super) struct Items<'a, E: Embedder> {
 
 /// A batch of a step.
 pub(super) struct Batch {
-    /// Items of each column, as indices into [`Items::encoded`].
+    /// Numbers of the items of each column.
     pub columns: Vec<Vec<usize>>,
     pub targets: BatchTargets,
     /// What its dropout and augmentation depend on.
@@ -52,16 +53,20 @@ impl<E: Embedder> Items<'_, E> {
         loss: &dyn Loss,
         batch: &Batch,
     ) -> Result<BatchGradients> {
-        let parts = Part::cut(&batch.columns, self.mini_batch_size);
+        let items = self
+            .source
+            .of_batch(&batch.columns, self.embedder, self.device)?;
+        let (encoded, columns) = (&*items.encoded, &*items.columns);
+        let parts = Part::cut(columns, self.mini_batch_size);
         let embeddings: Vec<Tensor<2>> = match &parts {
-            None => self.embed(network, &Part::whole(&batch.columns), batch.seed)?,
+            None => self.embed(network, encoded, &Part::whole(columns), batch.seed)?,
             Some(parts) => {
                 // Nothing is recorded: a graph that no one goes back through would stay in memory
                 // until the loss's own is done with.
                 let untracked = network.clone().no_grad();
                 let mut columns: Vec<Vec<Tensor<2>>> = vec![Vec::new(); batch.columns.len()];
                 for part in parts {
-                    let found = self.embed(&untracked, part, batch.seed)?;
+                    let found = self.embed(&untracked, encoded, part, batch.seed)?;
                     columns
                         .iter_mut()
                         .zip(found)
@@ -98,7 +103,7 @@ impl<E: Embedder> Items<'_, E> {
                     .collect();
                 let mut sum = GradientsAccumulator::new();
                 for part in parts {
-                    let found = self.embed(network, part, batch.seed)?;
+                    let found = self.embed(network, encoded, part, batch.seed)?;
                     let terms = found.into_iter().zip(&outer);
                     let terms = terms.filter_map(|(found, outer)| {
                         let rows = found.dims()[0];
@@ -123,7 +128,13 @@ impl<E: Embedder> Items<'_, E> {
     }
 
     /// Embeddings of the columns of a part of a batch: `[rows, dim]` each.
-    fn embed(&self, network: &E::Network, part: &Part<'_>, seed: u64) -> Result<Vec<Tensor<2>>> {
+    fn embed(
+        &self,
+        network: &E::Network,
+        encoded: &[E::Encoded],
+        part: &Part<'_>,
+        seed: u64,
+    ) -> Result<Vec<Tensor<2>>> {
         let seed = part.number.map_or(seed, |part| mix(seed, part));
         self.device.seed(seed);
         let autodiff = self.device.clone().autodiff();
@@ -131,7 +142,7 @@ impl<E: Embedder> Items<'_, E> {
             .iter()
             .enumerate()
             .map(|(column, items)| {
-                let items: Vec<_> = items.iter().map(|&item| &self.encoded[item]).collect();
+                let items: Vec<_> = items.iter().map(|&item| &encoded[item]).collect();
                 let seed = mix(seed, column as u64);
                 let batch = self.embedder.collate_training(&items, seed, &autodiff)?;
                 Ok(network.embed(&batch))

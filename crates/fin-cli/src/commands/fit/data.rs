@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use fin_core::Error;
-use fin_core::input::{Column, PairColumns, ReadOptions, read_scored_pairs};
+use fin_core::input::{Column, PairColumns, ReadOptions};
 use fin_core::output::read_npy_f32;
 use fin_train::Dataset;
 use fin_train::dataset::{
-    FindingKind, Form, ScoreRange, TargetKind, Targets, check, pairs_from_file,
-    scored_pairs_from_file, scored_triplets_from_file,
+    Classes, Columns, FindingKind, Form, ItemCodec, ScoreRange, SpoolWriter, SpooledSets,
+    TargetKind, Targets, check, each_labelled, each_pair, each_scored_pair, each_scored_triplet,
 };
 use fin_train::loss::Loss;
 
@@ -16,8 +16,8 @@ use super::settings::{Settings, columns};
 use crate::commands::check::summary;
 use crate::commands::split::{largest, split};
 use crate::data::{
-    EvalSource, EvalTask, Evaluation, about, labelled_items, note_mixed, pair_columns,
-    scored_columns, triplet_columns,
+    EvalSource, EvalTask, Evaluation, Mixed, about, labelled_columns, pair_columns, scored_columns,
+    triplet_columns,
 };
 use crate::family::{Family, Item, Reading, base_of};
 use crate::report::{Result, count, note};
@@ -25,12 +25,31 @@ use crate::rows::{RawRow, RowSource, Rows, compared};
 
 /// Training data, and what to measure on.
 pub struct Data<I> {
-    /// One for each file or directory.
-    pub train: Vec<Dataset<I>>,
+    pub train: Train<I>,
     pub evaluation: Option<Evaluation<I>>,
     /// Rows of the training data that are measured on instead.
     pub held_out: usize,
 }
+
+/// Training data: a set for each file or directory.
+pub enum Train<I> {
+    Memory(Vec<Dataset<I>>),
+    /// With the items in a file.
+    Spooled(SpooledSets<I>),
+}
+
+impl<I> Train<I> {
+    /// Number of examples of each set.
+    pub fn sizes(&self) -> Vec<usize> {
+        match self {
+            Self::Memory(sets) => sets.iter().map(Dataset::len).collect(),
+            Self::Spooled(sets) => sets.sets().iter().map(|set| set.len()).collect(),
+        }
+    }
+}
+
+/// What takes the rows of a set.
+type Sink<'a, I> = &'a mut dyn FnMut(Vec<I>) -> Result<(), Error>;
 
 impl Settings {
     /// Reads the data of a run with this loss.
@@ -64,11 +83,28 @@ impl Settings {
                 return Err(Error::argument(field, reason).into());
             }
         }
+        if self.stream.unwrap_or_default() {
+            let form = self.streamed_form(form)?;
+            let sets = self.spooled::<F>(form, train, read)?;
+            let evaluation = match task {
+                Some(task) => self.evaluation::<F>(task, read)?,
+                None => None,
+            };
+            return Ok(Data {
+                train: Train::Spooled(sets),
+                evaluation,
+                held_out: 0,
+            });
+        }
+        if self.stream_dir.is_some() {
+            let reason = "is where --stream keeps rows; give --stream too";
+            return Err(Error::argument("stream_dir", reason).into());
+        }
         let sets = train.iter().enumerate();
         let mut sets = sets
             .map(|(number, train)| {
                 let targets = targets.get(number).map(PathBuf::as_path);
-                self.examples::<F>(form, train, targets, read)
+                self.in_memory::<F>(form, train, targets, read)
             })
             .collect::<Result<Vec<_>>>()?;
         let mut evaluation = match task {
@@ -91,18 +127,73 @@ impl Settings {
             }
             if self.group_pairs.unwrap_or_default() {
                 *set = set.group_labels().map_err(|error| about(train, error))?;
-                note!(
-                    "{} in {}",
-                    count(set.len(), F::NAMES[0], F::NAMES[1]),
-                    count(set.targets().classes(), "group", "groups")
-                );
+                note_groups::<F>(set.len(), set.targets());
             }
         }
         Ok(Data {
-            train: sets,
+            train: Train::Memory(sets),
             evaluation,
             held_out,
         })
+    }
+
+    /// What rows are that are read one by one; an error where all of them are needed together.
+    fn streamed_form(&self, form: Option<Form>) -> Result<Form> {
+        if self.validation_fraction.is_some() {
+            let reason = "looks for items that rows share, for which all rows are held in memory; \
+                          make two files with `fin split` and give one to --eval, or leave out \
+                          --stream";
+            return Err(Error::argument("validation_fraction", reason).into());
+        }
+        form.ok_or_else(|| {
+            let reason = "are vectors, which are held in memory; leave out --stream";
+            Error::argument("targets", reason).into()
+        })
+    }
+
+    /// The sets with their items in a file, beside the output unless told otherwise.
+    fn spooled<F: Family>(
+        &self,
+        form: Form,
+        train: &[PathBuf],
+        read: ReadOptions,
+    ) -> Result<SpooledSets<F::Item>> {
+        let beside = self.required()?.output.parent();
+        let directory = match self.stream_dir.as_deref().or(beside) {
+            Some(path) if !path.as_os_str().is_empty() => path,
+            _ => Path::new("."),
+        };
+        let elsewhere = |error: Error| match error {
+            Error::Io {
+                path,
+                action,
+                source,
+            } if path == directory => {
+                let reason = format!("cannot {action}: {source}; --stream-dir names another place");
+                Error::invalid(path, reason)
+            }
+            other => other,
+        };
+        let codec = ItemCodec {
+            write: F::Item::to_bytes,
+            read: F::Item::from_bytes,
+        };
+        let mut writer = SpoolWriter::create(directory, codec).map_err(elsewhere)?;
+        for path in train {
+            let mut push = |row: Vec<F::Item>| writer.push(row).map_err(elsewhere);
+            let targets = self.examples::<F>(form, path, read, &mut push)?;
+            writer
+                .end_set(targets)
+                .map_err(|error| about(path, error))?;
+        }
+        let mut sets = writer.finish().map_err(elsewhere)?;
+        if let ([train], true) = (train, self.group_pairs.unwrap_or_default()) {
+            sets = sets.group_labels().map_err(|error| about(train, error))?;
+            for set in sets.sets() {
+                note_groups::<F>(set.len(), set.targets());
+            }
+        }
+        Ok(sets)
     }
 
     /// What stays of a set to train on, and a share of it, in groups of rows that share items.
@@ -161,40 +252,73 @@ impl Settings {
         })
     }
 
-    fn examples<F: Family>(
+    fn in_memory<F: Family>(
         &self,
         form: Option<Form>,
         train: &Path,
         targets: Option<&Path>,
         read: ReadOptions,
     ) -> Result<Dataset<F::Item>> {
+        let Some(form) = form else {
+            let chosen = columns(self.columns.as_ref());
+            return distilled::<F>(targets, train, &chosen, read);
+        };
+        let mut rows = Columns::default();
+        let targets = self.examples::<F>(form, train, read, &mut |row| rows.push(row))?;
+        let found = rows.with_targets(targets);
+        Ok(found.map_err(|error| about(train, error))?)
+    }
+
+    /// Hands on the rows of a set one by one and returns their targets.
+    fn examples<F: Family>(
+        &self,
+        form: Form,
+        train: &Path,
+        read: ReadOptions,
+        row: Sink<'_, F::Item>,
+    ) -> Result<Targets> {
         let chosen = columns(self.columns.as_ref());
-        match form {
-            Some(Form::ScoredPairs) => {
-                let range = self.score_range.as_deref();
-                items::<F>(scored_pairs(train, &chosen, read, range)?, train)
+        let base = base_of(train);
+        let mut mixed = Mixed::default();
+        let mut cells = |cells: Vec<String>| {
+            let items = cells.into_iter();
+            let items: Vec<F::Item> = items
+                .map(|cell| F::Item::from_cell(cell, &base, None))
+                .collect();
+            if let [first, second] = &items[..] {
+                mixed.look_at(first, second);
             }
-            Some(Form::Margins) => {
+            row(items)
+        };
+        let targets = match form {
+            Form::ScoredPairs => {
+                let range = self.score_range.as_deref();
+                Targets::Scores(scored_pairs(train, &chosen, read, range, &mut cells)?)
+            }
+            Form::Margins => {
                 if self.score_range.is_some() {
                     let reason = "is for scores of pairs; margins stay as they are";
                     return Err(Error::argument("score_range", reason).into());
                 }
                 let columns = triplet_columns(&chosen)?;
-                items::<F>(scored_triplets_from_file(train, &columns, read)?, train)
+                Targets::Scores(each_scored_triplet(train, &columns, read, cells)?)
             }
-            Some(Form::Labelled) => {
-                let found = match F::by_class(train).transpose()? {
-                    Some(_) if !chosen.is_empty() => {
-                        let reason = "are for files; a directory has none";
-                        return Err(Error::argument("columns", reason).into());
+            Form::Labelled => match F::by_class(train).transpose()? {
+                Some(_) if !chosen.is_empty() => {
+                    let reason = "are for files; a directory has none";
+                    return Err(Error::argument("columns", reason).into());
+                }
+                Some(found) => {
+                    let mut classes = Classes::default();
+                    for (item, label) in found {
+                        classes.push(&label);
+                        row(vec![item])?;
                     }
-                    Some(found) => found,
-                    None => labelled_items::<F>(train, &chosen, read)?,
-                };
-                let (items, labels): (Vec<F::Item>, Vec<String>) = found.into_iter().unzip();
-                Ok(Dataset::labelled(items, &labels).map_err(|error| about(train, error))?)
-            }
-            Some(Form::Pairs) => {
+                    classes.targets()
+                }
+                None => each_labelled(train, &labelled_columns(&chosen)?, read, cells)?,
+            },
+            Form::Pairs => {
                 let mut columns = pair_columns(&chosen)?;
                 if self.group_pairs.unwrap_or_default() {
                     columns = PairColumns {
@@ -202,10 +326,12 @@ impl Settings {
                         ..columns
                     };
                 }
-                items::<F>(pairs_from_file(train, &columns, read)?, train)
+                each_pair(train, &columns, read, cells)?;
+                Targets::None
             }
-            None => distilled::<F>(targets, train, &chosen, read),
-        }
+        };
+        mixed.note(train);
+        Ok(targets)
     }
 
     /// What to measure, where there is evaluation data.
@@ -375,20 +501,13 @@ fn rows_of<I: Item>(data: &Dataset<I>, form: Form, path: &Path) -> Rows {
     }
 }
 
-/// Items of the cells of a file.
-fn items<F: Family>(texts: Dataset<String>, path: &Path) -> Result<Dataset<F::Item>> {
-    let base = base_of(path);
-    let targets: Targets = texts.targets().clone();
-    let item = |cell: &String| F::Item::from_cell(cell.clone(), &base, None);
-    let columns = texts.columns().iter();
-    let columns: Vec<Vec<F::Item>> = columns
-        .map(|column| column.iter().map(item).collect())
-        .collect();
-    if let [first, second] = &columns[..] {
-        let rows = first.iter().cloned().zip(second.iter().cloned());
-        note_mixed(path, &rows.collect::<Vec<_>>());
-    }
-    Ok(Dataset::new(columns, targets)?)
+/// Says what groups of pairs came to.
+fn note_groups<F: Family>(items: usize, targets: &Targets) {
+    note!(
+        "{} in {}",
+        count(items, F::NAMES[0], F::NAMES[1]),
+        count(targets.classes(), "group", "groups")
+    );
 }
 
 /// Items with a teacher's embedding each.
@@ -429,25 +548,22 @@ fn distilled<F: Family>(
     Dataset::with_vectors(vec![items], values, dim).map_err(|error| about(targets, error).into())
 }
 
-/// Scored pairs with their scores in `[0, 1]`, scaled from `range` or from what they look like.
+/// Hands on the texts of scored pairs and returns their scores in `[0, 1]`, scaled from `range` or
+/// from what they look like.
 fn scored_pairs(
     path: &Path,
     chosen: &[Column],
     read: ReadOptions,
     range: Option<&str>,
-) -> Result<Dataset<String>> {
+    row: Sink<'_, String>,
+) -> Result<Vec<f32>> {
     let columns = scored_columns(chosen)?;
     if let Some(range) = range {
         let range: ScoreRange = range.parse()?;
         note!("scores are scaled from {range} to 0..1");
-        return Ok(scored_pairs_from_file(path, &columns, read, range)?);
+        return Ok(each_scored_pair(path, &columns, read, Some(range), row)?);
     }
-    let (mut first, mut second, mut scores) = (Vec::new(), Vec::new(), Vec::new());
-    for row in read_scored_pairs(path, &columns, read)? {
-        first.push(row.sentence1);
-        second.push(row.sentence2);
-        scores.push(row.score);
-    }
+    let scores = each_scored_pair(path, &columns, read, None, row)?;
     let smallest = scores.iter().copied().fold(f32::INFINITY, f32::min);
     let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if smallest < 0.0 || largest > 5.0 {
@@ -469,5 +585,5 @@ fn scored_pairs(
         note!("scores are taken as 0..1; --score-range says otherwise");
         ScoreRange::default()
     };
-    Ok(Dataset::scored_pairs(first, second, scores, range)?)
+    Ok(range.scaled(scores)?)
 }

@@ -79,6 +79,8 @@ Examples:
       --augment --output tuned
   fin fit --model all-minilm-l6-v2 --train margins.csv --loss margin_mse \\
       --validation-fraction 0.1 --output tuned
+  fin fit --model all-minilm-l6-v2 --train pairs.parquet --stream --stream-dir /scratch \\
+      --loss multiple_negatives_ranking --output tuned
   fin encode texts.txt --model all-minilm-l6-v2 --output teacher.npy
   fin fit --model student --train texts.txt --targets teacher.npy --loss mse --output tuned
   fin fit --model all-minilm-l6-v2 --train train.csv --eval eval.csv \\

@@ -9,13 +9,11 @@ use fin_core::{Embedder, EmbeddingNetwork, Error};
 use fin_registry::{Modality, Registry};
 use fin_train::callback::{BestModel, EarlyStopping, Evaluate, Log, ProgressBar, TensorBoard};
 use fin_train::evaluate::Rankings;
-use fin_train::{
-    Adapters, Dataset, LossOptimizer, Metrics, Trainer, loss_from_name, sampler_from_name,
-};
+use fin_train::{Adapters, LossOptimizer, Metrics, Trainer, loss_from_name, sampler_from_name};
 use serde_json::json;
 
 use super::FitArgs;
-use super::data::Data;
+use super::data::{Data, Train};
 use super::outcome::Outcome;
 use super::settings::{Settings, options};
 use super::workspace::Workspace;
@@ -77,11 +75,13 @@ fn run_with<F: Family>(
     };
 
     let Data {
-        train: datasets,
+        train,
         evaluation,
         held_out,
     } = settings.data::<F>(loss.as_ref(), required.train)?;
-    if settings.multi_dataset_sampler.is_some() && datasets.len() == 1 {
+    let sizes_of_sets = train.sizes();
+    let examples: usize = sizes_of_sets.iter().sum();
+    if settings.multi_dataset_sampler.is_some() && sizes_of_sets.len() == 1 {
         let reason = "is for several sets of training data; give --train for each";
         return Err(Error::argument("multi_dataset_sampler", reason).into());
     }
@@ -94,8 +94,8 @@ fn run_with<F: Family>(
         max_length,
         ..
     } = OpenModel::<F>::by_name(required.model, &model_options, registry)?;
-    for (dataset, train) in datasets.iter().zip(required.train) {
-        let examples = count(dataset.len(), "example", "examples");
+    for (&size, train) in sizes_of_sets.iter().zip(required.train) {
+        let examples = count(size, "example", "examples");
         note!("{examples} of {}", train.display());
     }
 
@@ -167,14 +167,17 @@ fn run_with<F: Family>(
     if let Some(checkpoint) = resume {
         trainer = trainer.resume_from(checkpoint);
     }
-    let (model, summary) = trainer
-        .fit_all(model, &datasets, &device)
-        .inspect_err(|_| {
-            if workspace.keep_what_can_be_resumed() {
-                let directory = workspace.checkpoints().display();
-                note!("checkpoints to go on from with --resume are in {directory}");
-            }
-        })?;
+    let fitted = match &train {
+        Train::Memory(sets) => trainer.fit_all(model, sets, &device),
+        Train::Spooled(sets) => trainer.fit_spooled(model, sets, &device),
+    };
+    let (model, summary) = fitted.inspect_err(|_| {
+        if workspace.keep_what_can_be_resumed() {
+            let directory = workspace.checkpoints().display();
+            note!("checkpoints to go on from with --resume are in {directory}");
+        }
+    })?;
+    drop(train);
     let after = summary.best.as_ref().or(summary.metrics.last());
     let after = after.map(|record| &record.metrics);
     // What goes with the model appears with it.
@@ -184,7 +187,7 @@ fn run_with<F: Family>(
         settings,
         required,
         modality,
-        examples: datasets.iter().map(Dataset::len).sum(),
+        examples,
         dim: model.network().output_dim(),
         sizes,
         before: before.as_ref(),
@@ -247,7 +250,7 @@ fn run_with<F: Family>(
                 [train] => json!(train),
                 several => json!(several),
             },
-            "examples": datasets.iter().map(Dataset::len).sum::<usize>(),
+            "examples": examples,
             "held_out": held_out,
             "loss": required.loss,
             "steps": summary.steps,

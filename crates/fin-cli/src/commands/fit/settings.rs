@@ -131,6 +131,16 @@ pub struct Settings {
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     pub multi_dataset_sampler: Option<MultiDatasetSampler>,
 
+    /// Keep the rows of the training data in a file instead of memory, for sets that memory has no room
+    /// for: the same batches and the same model. What needs all rows together, as
+    /// --validation-fraction and --targets do, cannot be had with it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Data")]
+    pub stream: Option<bool>,
+
+    /// Directory for the file of --stream, which is gone when the run ends [default: that of --output]
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    pub stream_dir: Option<PathBuf>,
+
     /// Change items of training at random. Images: crops of 8 to 100 % of the area, mirrored in half
     /// of the cases, with other brightness, contrast, saturation and hue. Meshes: rotated about the
     /// up axis, scaled, moved, their points jittered and some left out
@@ -432,7 +442,7 @@ impl Settings {
     /// Names and values of the settings that differ from the defaults, but for those that say where
     /// files are or what is written beside the model.
     pub fn chosen(&self) -> Vec<(String, String)> {
-        const ASIDE: [&str; 12] = [
+        const ASIDE: [&str; 14] = [
             "model",
             "train",
             "targets",
@@ -444,6 +454,8 @@ impl Settings {
             "no_model_card",
             "output",
             "report",
+            "stream",
+            "stream_dir",
             "tensorboard",
         ];
         let defaults = serde_json::to_value(TrainConfig::default()).unwrap_or_default();
@@ -778,6 +790,8 @@ mod tests {
             "--freeze=false",
             "--normalize=false",
             "--pooling=cls,max",
+            "--stream",
+            "--stream-dir=/tmp",
             "--loss-option=scale=10",
             "--checkpoint-every=500",
         ]);
