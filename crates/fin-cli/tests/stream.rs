@@ -274,12 +274,7 @@ fn images_train_the_same_model_and_what_is_frozen_is_refused() {
         command.arg("--train").arg(train).arg("--stream");
         run(command.args(more)).fails_with(&["stream", "frozen or locked"]);
     };
-    refused(
-        IMAGES,
-        "triplet_margin",
-        &photos,
-        &["--freeze", "--output-dim", "4"],
-    );
+    refused(IMAGES, "triplet_margin", &photos, &["--freeze"]);
     refused(BOTH, "clip", &captions, &["--lock", "image"]);
     fs::write(photos.join("down/3.png"), "no image").unwrap();
     let mut command = fit(IMAGES, "triplet_margin", &scratch.out("none"));
