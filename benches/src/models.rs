@@ -30,6 +30,8 @@ use crate::{Outcome, bert_base_config, mini_lm_config, mixed_token_ids, text_net
 const TEXTS: [usize; 2] = [16, 64];
 /// The id of padding, in all models of texts alone.
 const PADDING: u32 = 0;
+/// The token at the end of a text, of CLIP's vocabulary.
+const CLIP_END: u32 = 49_407;
 /// Images of a batch.
 const IMAGES: usize = 8;
 /// Clouds of a batch.
@@ -247,10 +249,16 @@ impl Network {
         device.seed(2);
         match (kind, shape) {
             (Kind::InputIds, &[items, tokens]) => {
-                let ids = match mixed {
+                let mut ids = match mixed {
                     true => mixed_token_ids(items, tokens),
                     false => token_ids(items, tokens),
                 };
+                if let Self::Clip(..) = self {
+                    // A text goes on to its end token, the largest id; what is behind it is not computed.
+                    for last in ids.iter_mut().filter_map(|ids| ids.last_mut()) {
+                        *last = CLIP_END;
+                    }
+                }
                 let padded = ids.iter().flat_map(|ids| {
                     let padding = std::iter::repeat_n(&PADDING, tokens - ids.len());
                     ids.iter().chain(padding).map(|id| *id as f32)
