@@ -89,13 +89,15 @@ fn run() -> Outcome<()> {
         Ok(name) => name.parse()?,
         Err(_) => Precision::F32,
     };
-    if precision == Precision::Int8 && !network.quantize(&device)? {
+    if precision == Precision::Int8 && !network.has_int8() {
         println!("{}", json!({"skipped": "int8 is for transformers"}));
         return Ok(());
     }
     if let Some(directory) = dump::directory() {
         let dump = Dump::create(&directory, &model)?;
         let reference = network.dump(row, &dump)?;
+        // After the weights were read, which puts them back into their first order.
+        network.prepare(precision, &device)?;
         let mut entries = Vec::new();
         for (kind, shape) in shapes {
             let (values, batch) = network.batch(kind, &shape, sizes.mixed, &device)?;
@@ -109,6 +111,7 @@ fn run() -> Outcome<()> {
         }
         return dump.finish(false, &reference, &entries);
     }
+    network.prepare(precision, &device)?;
     forget_peak();
     for (kind, shape) in shapes {
         let (values, batch) = network.batch(kind, &shape, sizes.mixed, &device)?;

@@ -158,17 +158,23 @@ pub enum Network {
 }
 
 impl Network {
-    /// Holds the layers' weights in 8 bits; false where the family has no such layers.
+    /// Brings the layers to a precision, as an embedder does when it is opened.
     ///
     /// # Errors
-    /// Where the device has none.
-    pub fn quantize(&mut self, device: &Device) -> Outcome<bool> {
+    /// Where the device does not have it.
+    pub fn prepare(&mut self, precision: Precision, device: &Device) -> Outcome<()> {
         match self {
-            Self::Text(network) => Precision::Int8.apply(&mut network.backbone, device)?,
-            Self::Clip(network, _) => Precision::Int8.apply(network, device)?,
-            Self::Image(..) | Self::Points(..) => return Ok(false),
+            Self::Text(network) => precision.apply(&mut network.backbone, device)?,
+            Self::Clip(network, _) => precision.apply(network, device)?,
+            // Made for inference when it was built.
+            Self::Image(..) | Self::Points(..) => {}
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Whether the family has layers in 8 bits.
+    pub fn has_int8(&self) -> bool {
+        matches!(self, Self::Text(_) | Self::Clip(..))
     }
 
     /// The model of a row of the catalogue.

@@ -5,7 +5,7 @@ use burn::nn::{Dropout, DropoutConfig, Initializer};
 use burn::tensor::{Device, Tensor};
 use fin_core::Result;
 use fin_core::kernels::{self, Activation, AttentionBias};
-use fin_core::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, Quantize};
+use fin_core::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, LinearLayers};
 
 use crate::config::EncoderConfig;
 
@@ -127,15 +127,15 @@ impl EncoderLayer {
     }
 }
 
-impl Quantize for EncoderLayer {
-    fn quantize(&mut self) -> Result<()> {
+impl LinearLayers for EncoderLayer {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear) -> Result<()>) -> Result<()> {
         let attention = &mut self.self_attn;
-        attention.q_proj.quantize()?;
-        attention.k_proj.quantize()?;
-        attention.v_proj.quantize()?;
-        attention.out_proj.quantize()?;
-        self.mlp.fc1.quantize()?;
-        self.mlp.fc2.quantize()
+        f(&mut attention.q_proj)?;
+        f(&mut attention.k_proj)?;
+        f(&mut attention.v_proj)?;
+        f(&mut attention.out_proj)?;
+        f(&mut self.mlp.fc1)?;
+        f(&mut self.mlp.fc2)
     }
 }
 

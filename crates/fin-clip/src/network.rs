@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
-use fin_core::nn::Quantize;
+use fin_core::nn::{Linear, LinearLayers};
 use fin_core::{EmbeddingNetwork, Result, l2_normalize};
 
 use crate::config::ClipConfig;
@@ -78,12 +78,12 @@ impl ClipConfig {
 }
 
 /// Of the towers' layers, not of patches and projections.
-impl Quantize for ClipNetwork {
-    fn quantize(&mut self) -> Result<()> {
-        self.vision.encoder.layers.quantize()?;
+impl LinearLayers for ClipNetwork {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear) -> Result<()>) -> Result<()> {
+        self.vision.encoder.layers.each_linear(f)?;
         match &mut self.text {
-            TextTower::Clip(tower) => tower.encoder.layers.quantize(),
-            TextTower::XlmRoberta(tower) => tower.transformer.quantize(),
+            TextTower::Clip(tower) => tower.encoder.layers.each_linear(f),
+            TextTower::XlmRoberta(tower) => tower.transformer.each_linear(f),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use burn::tensor::Device;
 
 use crate::error::{Error, Result};
-use crate::nn::Quantize;
+use crate::nn::{Linear, LinearLayers};
 
 /// The numbers that the weights of large layers are held in, and multiplied as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -44,18 +44,22 @@ impl fmt::Display for Precision {
 }
 
 impl Precision {
-    /// Brings a network on `device` to this precision.
+    /// Brings a network on `device` to this precision, in the form in which inference is fastest there.
     ///
     /// # Errors
     /// [`Error::Argument`] where the device has none of the kind.
-    pub fn apply(self, network: &mut impl Quantize, device: &Device) -> Result<()> {
+    pub fn apply(self, network: &mut impl LinearLayers, device: &Device) -> Result<()> {
         match self {
-            Self::F32 => Ok(()),
+            Self::F32 if device.is_autodiff() => Ok(()),
+            Self::F32 => network.each_linear(&mut |linear| {
+                linear.pack();
+                Ok(())
+            }),
             Self::Int8 if device.is_autodiff() => {
                 let reason = "int8 is for inference; train in f32, and open what was saved in int8";
                 Err(Error::argument("precision", reason))
             }
-            Self::Int8 => network.quantize(),
+            Self::Int8 => network.each_linear(&mut Linear::quantize),
         }
     }
 

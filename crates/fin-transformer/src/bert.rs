@@ -9,7 +9,7 @@ use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor};
 use fin_core::kernels::{self, Activation, AttentionBias};
 use fin_core::nn::{
-    Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, Quantize,
+    Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, LinearLayers,
 };
 use fin_core::weights::Names;
 use fin_core::{Backbone, Error, Result};
@@ -390,22 +390,22 @@ impl Bert {
     }
 }
 
-impl Quantize for BertLayer {
-    fn quantize(&mut self) -> Result<()> {
+impl LinearLayers for BertLayer {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear) -> Result<()>) -> Result<()> {
         let attention = &mut self.attention.self_attention;
-        attention.query.quantize()?;
-        attention.key.quantize()?;
-        attention.value.quantize()?;
-        self.attention.output.dense.quantize()?;
-        self.intermediate.dense.quantize()?;
-        self.output.dense.quantize()
+        f(&mut attention.query)?;
+        f(&mut attention.key)?;
+        f(&mut attention.value)?;
+        f(&mut self.attention.output.dense)?;
+        f(&mut self.intermediate.dense)?;
+        f(&mut self.output.dense)
     }
 }
 
 /// Of the layers, not of the pooler.
-impl Quantize for Bert {
-    fn quantize(&mut self) -> Result<()> {
-        self.encoder.layer.quantize()
+impl LinearLayers for Bert {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear) -> Result<()>) -> Result<()> {
+        self.encoder.layer.each_linear(f)
     }
 }
 

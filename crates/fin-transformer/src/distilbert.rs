@@ -8,7 +8,7 @@ use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor};
 use fin_core::kernels::{self, Activation, AttentionBias};
 use fin_core::nn::{
-    Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, Quantize,
+    Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, LinearLayers,
 };
 use fin_core::weights::Names;
 use fin_core::{Backbone, Error, Result};
@@ -269,21 +269,21 @@ impl DistilBert {
     }
 }
 
-impl Quantize for DistilBertLayer {
-    fn quantize(&mut self) -> Result<()> {
+impl LinearLayers for DistilBertLayer {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear) -> Result<()>) -> Result<()> {
         let attention = &mut self.attention;
-        attention.q_lin.quantize()?;
-        attention.k_lin.quantize()?;
-        attention.v_lin.quantize()?;
-        attention.out_lin.quantize()?;
-        self.ffn.lin1.quantize()?;
-        self.ffn.lin2.quantize()
+        f(&mut attention.q_lin)?;
+        f(&mut attention.k_lin)?;
+        f(&mut attention.v_lin)?;
+        f(&mut attention.out_lin)?;
+        f(&mut self.ffn.lin1)?;
+        f(&mut self.ffn.lin2)
     }
 }
 
-impl Quantize for DistilBert {
-    fn quantize(&mut self) -> Result<()> {
-        self.transformer.layer.quantize()
+impl LinearLayers for DistilBert {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear) -> Result<()>) -> Result<()> {
+        self.transformer.layer.each_linear(f)
     }
 }
 

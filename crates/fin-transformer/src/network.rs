@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use fin_core::kernels::Activation;
-use fin_core::nn::{Linear, LinearConfig, Quantize};
+use fin_core::nn::{Linear, LinearConfig, LinearLayers};
 use fin_core::weights::{self, Names};
 use fin_core::{Backbone, EmbeddingNetwork, Pooling, Result, l2_normalize};
 
@@ -27,12 +27,12 @@ pub enum TextBackbone {
     T5(T5Encoder),
 }
 
-impl Quantize for TextBackbone {
-    fn quantize(&mut self) -> Result<()> {
+impl LinearLayers for TextBackbone {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear) -> Result<()>) -> Result<()> {
         match self {
-            Self::Bert(model) | Self::XlmRoberta(model) => model.quantize(),
-            Self::DistilBert(model) => model.quantize(),
-            Self::T5(model) => model.quantize(),
+            Self::Bert(model) | Self::XlmRoberta(model) => model.each_linear(f),
+            Self::DistilBert(model) => model.each_linear(f),
+            Self::T5(model) => model.each_linear(f),
         }
     }
 }

@@ -12,7 +12,7 @@ use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fin_core::kernels::{self, Activation, AttentionBias};
 use fin_core::nn::{
-    Embedding, EmbeddingConfig, Linear, LinearConfig, Quantize, RmsNorm, RmsNormConfig,
+    Embedding, EmbeddingConfig, Linear, LinearConfig, LinearLayers, RmsNorm, RmsNormConfig,
 };
 use fin_core::weights::Names;
 use fin_core::{Backbone, Error, Result};
@@ -428,24 +428,24 @@ impl T5Encoder {
     }
 }
 
-impl Quantize for T5Block {
-    fn quantize(&mut self) -> Result<()> {
+impl LinearLayers for T5Block {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear) -> Result<()>) -> Result<()> {
         let attention = &mut self.attention_layer.self_attention;
-        attention.q.quantize()?;
-        attention.k.quantize()?;
-        attention.v.quantize()?;
-        attention.o.quantize()?;
+        f(&mut attention.q)?;
+        f(&mut attention.k)?;
+        f(&mut attention.v)?;
+        f(&mut attention.o)?;
         let dense = &mut self.feed_forward_layer.dense;
         for wide in [&mut dense.wi, &mut dense.wi_0, &mut dense.wi_1] {
             wide.as_mut().map_or(Ok(()), Linear::quantize)?;
         }
-        dense.wo.quantize()
+        f(&mut dense.wo)
     }
 }
 
-impl Quantize for T5Encoder {
-    fn quantize(&mut self) -> Result<()> {
-        self.encoder.block.quantize()
+impl LinearLayers for T5Encoder {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear) -> Result<()>) -> Result<()> {
+        self.encoder.block.each_linear(f)
     }
 }
 

@@ -238,15 +238,13 @@ impl One<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing;
     use super::*;
 
     fn values(count: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / 4_194_304.0 - 2.0
-        };
-        std::iter::repeat_with(next).take(count).collect()
+        let mut values = testing::values(count, seed);
+        values.iter_mut().for_each(|x| *x *= 2.0);
+        values
     }
 
     #[test]

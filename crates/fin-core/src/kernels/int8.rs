@@ -476,16 +476,8 @@ fn plain<const ROWS: usize>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::values;
     use super::*;
-
-    fn values(count: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / 8_388_608.0 - 1.0
-        };
-        std::iter::repeat_with(next).take(count).collect()
-    }
 
     /// What the quantised map must give, in double precision.
     fn expected(x: &[f32], weight: &[f32], [n, k]: [usize; 2], bias: Option<&[f32]>) -> Vec<f64> {

@@ -19,11 +19,15 @@ pub mod int8;
 pub mod neighbours;
 pub mod optimizer;
 #[cfg(feature = "flex")]
+pub mod packed;
+#[cfg(feature = "flex")]
 mod product;
 #[cfg(feature = "flex")]
 mod simd;
 #[cfg(feature = "flex")]
 pub mod slices;
+#[cfg(all(test, feature = "flex"))]
+mod testing;
 #[cfg(feature = "flex")]
 mod training;
 
@@ -35,6 +39,38 @@ use burn::tensor::activation::{gelu, gelu_approximate, relu, sigmoid, silu, soft
 use burn::tensor::ops::ConvOptions;
 
 use crate::device::has_exact_gelu_gradient;
+
+/// Without `flex` no weights are laid out ahead.
+#[cfg(not(feature = "flex"))]
+pub mod packed {
+    use super::{Activation, Tensor};
+
+    /// None exists.
+    #[derive(Debug)]
+    pub enum PackedLinear {}
+
+    impl PackedLinear {
+        /// None.
+        pub fn of(_: Tensor<2>) -> Option<Self> {
+            None
+        }
+
+        /// Never called.
+        pub fn weight(&self) -> Vec<f32> {
+            match *self {}
+        }
+
+        /// Never called.
+        pub fn forward<const D: usize>(
+            &self,
+            _: &Tensor<D>,
+            _: Option<Tensor<1>>,
+            _: Activation,
+        ) -> Option<Tensor<D>> {
+            match *self {}
+        }
+    }
+}
 
 /// Without `flex` there are no layers in 8 bits.
 #[cfg(not(feature = "flex"))]

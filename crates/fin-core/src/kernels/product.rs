@@ -24,7 +24,7 @@ pub(super) const ROWS: usize = 32;
 const LANES: usize = 16;
 
 /// Most steps along the inner axis before sums go to memory, where they are turned into rows on the way.
-const DEPTH: usize = 384;
+pub(super) const DEPTH: usize = 384;
 
 /// The same, where they go as they are: fewer, as short sums are the more exact ones.
 const DEPTH_OF_COLUMNS: usize = 128;
@@ -627,16 +627,8 @@ fn run(
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::values;
     use super::*;
-
-    fn values(count: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / 8_388_608.0 - 1.0
-        };
-        std::iter::repeat_with(next).take(count).collect()
-    }
 
     /// Compares a product with one in double precision, for every instruction set.
     fn check(left: Matrix, right: Matrix, bias: Option<&[f32]>) {

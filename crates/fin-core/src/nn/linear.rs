@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::kernels::int8::Int8Linear;
+use crate::kernels::packed::PackedLinear;
 use crate::kernels::{self, Activation};
 use crate::{Error, Result};
 
@@ -68,7 +69,19 @@ pub struct Linear {
     /// `[out_features]`.
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
-    quantized: Option<Arc<Int8Linear>>,
+    held: Held,
+}
+
+/// What a layer multiplies by at inference instead of its weight.
+#[derive(Debug, Clone, Default)]
+enum Held {
+    /// The weight itself.
+    #[default]
+    Plain,
+    /// The same values in another order; `weight` puts them back when it is first read.
+    Packed(Arc<PackedLinear>),
+    /// Fewer bits of them.
+    Int8(Arc<Int8Linear>),
 }
 
 impl Linear {
@@ -77,7 +90,7 @@ impl Linear {
         Self {
             weight,
             bias,
-            quantized: None,
+            held: Held::Plain,
         }
     }
 
@@ -93,10 +106,22 @@ impl Linear {
         x: Tensor<D>,
         activation: Activation,
     ) -> Tensor<D> {
-        if let Some(quantized) = &self.quantized {
-            return quantized
-                .forward(&x, activation)
-                .expect("`Linear::quantize` has checked the device");
+        match &self.held {
+            // A weight that has been put back may have been changed since.
+            Held::Packed(packed)
+                if !self.weight.is_initialized() && self.weight.adapter().is_none() =>
+            {
+                let bias = self.bias.as_ref().map(Param::val);
+                if let Some(y) = packed.forward(&x, bias, activation) {
+                    return y;
+                }
+            }
+            Held::Int8(quantized) => {
+                return quantized
+                    .forward(&x, activation)
+                    .expect("`Linear::quantize` has checked the device");
+            }
+            Held::Plain | Held::Packed(_) => {}
         }
         kernels::linear(
             x,
@@ -109,6 +134,34 @@ impl Linear {
     /// Size of the last axis of the output.
     pub fn out_features(&self) -> usize {
         self.weight.lazy_shape()[0]
+    }
+
+    /// Lays the weight out for products with many rows, where the device is `flex` and does not train; elsewhere
+    /// nothing changes. Outputs stay what they were, to the bit. The weight can be read as before: its values
+    /// are then put back beside the others, and from there on it is they that the layer uses.
+    pub fn pack(&mut self) {
+        if self.weight.adapter().is_some() || !matches!(self.held, Held::Plain) {
+            return;
+        }
+        let weight = self.weight.val();
+        let (device, shape) = (weight.device(), weight.dims());
+        let Some(packed) = PackedLinear::of(weight).map(Arc::new) else {
+            return;
+        };
+        // Whether it would train on another device, which a parameter tells in no other way.
+        let probe = self.weight.clone().map(|_| Tensor::zeros([1, 1], &device));
+        let trains = probe.train().is_require_grad();
+        self.held = Held::Packed(packed.clone());
+        self.weight = Param::uninitialized(
+            self.weight.id,
+            move |device, require_grad| {
+                let values = TensorData::new(packed.weight(), shape);
+                Tensor::from_data(values, device).set_require_grad(require_grad)
+            },
+            device,
+            trains,
+            shape.into(),
+        );
     }
 
     /// Holds the weight in 8 bits from here on, and lets go of its values: for inference, on `flex`.
@@ -132,7 +185,7 @@ impl Linear {
             if let (Some(weight), None | Some(Some(_))) = (slices::values(weight), &bias) {
                 let bias = bias.flatten();
                 let layer = Int8Linear::new(&weight, [outputs, inputs], bias.as_deref());
-                self.quantized = Some(Arc::new(layer));
+                self.held = Held::Int8(Arc::new(layer));
                 self.weight = Param::from_tensor(Tensor::zeros([outputs, 0], &device));
                 return Ok(());
             }
@@ -142,18 +195,84 @@ impl Linear {
     }
 }
 
-/// What has linear layers that may be held in 8 bits: those between large activations. Heads of a model are not
-/// among them.
-pub trait Quantize {
-    /// Quantises them: [`Linear::quantize`].
+/// What has linear layers between large activations, which inference may hold in another form: [`Linear::pack`],
+/// [`Linear::quantize`]. Heads of a model are not among them.
+pub trait LinearLayers {
+    /// Does something with each of them.
     ///
     /// # Errors
-    /// Those of [`Linear::quantize`].
-    fn quantize(&mut self) -> Result<()>;
+    /// Those of `f`; the layers after the one that failed are then as they were.
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear) -> Result<()>) -> Result<()>;
 }
 
-impl<T: Quantize> Quantize for Vec<T> {
-    fn quantize(&mut self) -> Result<()> {
-        self.iter_mut().try_for_each(T::quantize)
+impl<T: LinearLayers> LinearLayers for Vec<T> {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear) -> Result<()>) -> Result<()> {
+        self.iter_mut().try_for_each(|layer| layer.each_linear(f))
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use burn::tensor::Distribution;
+
+    fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+        x.into_data().try_into_vec().unwrap()
+    }
+
+    #[test]
+    fn a_packed_layer_gives_the_same_bits_and_its_weight_back() {
+        let device = Device::flex();
+        device.seed(3);
+        for bias in [true, false] {
+            let plain = LinearConfig::new(70, 45).with_bias(bias).init(&device);
+            let x = Tensor::<3>::random([2, 9, 70], Distribution::Normal(0.0, 1.0), &device);
+            let mut packed = plain.clone();
+            packed.pack();
+            assert!(matches!(packed.held, Held::Packed(_)));
+            for activation in [Activation::Identity, Activation::Gelu] {
+                let expected = plain.forward_activated(x.clone(), activation);
+                let found = packed.forward_activated(x.clone(), activation);
+                assert_eq!(values(found), values(expected));
+            }
+            assert!(!packed.weight.is_initialized());
+            assert_eq!(packed.out_features(), 45);
+            // A clone shares what is put back.
+            let clone = packed.clone();
+            assert_eq!(values(clone.weight.val()), values(plain.weight.val()));
+            let expected = values(plain.forward(x.clone()));
+            assert_eq!(values(packed.forward(x)), expected);
+        }
+    }
+
+    #[test]
+    fn a_weight_that_was_changed_is_the_one_that_counts() {
+        let device = Device::flex();
+        let mut layer = LinearConfig::new(5, 3).init(&device);
+        layer.pack();
+        layer.weight = layer.weight.map(|weight| weight * 0.0 + 2.0);
+        let y = layer.forward(Tensor::<2>::ones([1, 5], &device));
+        assert_eq!(values(y), [10.0; 3]);
+    }
+
+    #[test]
+    fn a_packed_layer_trains_where_it_did_and_is_left_alone_in_training() {
+        let device = Device::flex();
+        for trains in [true, false] {
+            let mut layer = LinearConfig::new(5, 3).init(&device);
+            if !trains {
+                layer = layer.no_grad();
+            }
+            layer.pack();
+            let mut layer = layer.train();
+            assert_eq!(layer.weight.is_require_grad(), trains);
+            layer.pack();
+            let x = Tensor::<2>::ones([1, 5], &device.clone().autodiff()).require_grad();
+            let gradients = layer.forward(x).sum().backward();
+            assert_eq!(layer.weight.grad(&gradients).is_some(), trains);
+        }
+        let mut layer = LinearConfig::new(5, 3).init(&device.autodiff());
+        layer.pack();
+        assert!(matches!(layer.held, Held::Plain));
     }
 }

@@ -19,5 +19,5 @@ pub use buffer::{Buffer, Counter};
 pub use conv2d::{Conv2d, Conv2dConfig, ConvPadding};
 pub use embedding::{Embedding, EmbeddingConfig};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
-pub use linear::{Linear, LinearConfig, Quantize};
+pub use linear::{Linear, LinearConfig, LinearLayers};
 pub use rms_norm::{RmsNorm, RmsNormConfig};

@@ -60,6 +60,9 @@ pub(in crate::kernels) trait Vector: Copy {
     /// 16 floats are writable at `p`.
     unsafe fn store(self, p: *mut f32);
 
+    /// Asks for a line of memory ahead of its use, where the processor can be asked; `p` may be any address.
+    fn prefetch(_p: *const f32) {}
+
     /// `self · a + b`.
     fn mul_add(self, a: Self, b: Self) -> Self;
 
@@ -291,6 +294,12 @@ mod x86 {
     }
 
     impl Vector for Avx512 {
+        #[inline(always)]
+        fn prefetch(p: *const f32) {
+            // SAFETY: this reads nothing and faults at no address; every processor of the target has it.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        }
+
         avx512! {
             mul_add(a, b) => _mm512_fmadd_ps;
             add(other) => _mm512_add_ps;
@@ -400,6 +409,12 @@ mod x86 {
     }
 
     impl Vector for Avx2 {
+        #[inline(always)]
+        fn prefetch(p: *const f32) {
+            // SAFETY: as above.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        }
+
         avx2! {
             mul_add(a, b) => _mm256_fmadd_ps;
             add(other) => _mm256_add_ps;
