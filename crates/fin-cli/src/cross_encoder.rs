@@ -17,6 +17,7 @@ pub fn open(directory: &Path, args: &ModelArgs, device: &Device) -> Result<Cross
     let options = CrossEncoderOptions {
         max_length: None,
         check: args.check,
+        precision: args.precision,
     };
     let model = CrossEncoder::open(directory, &options, device)?;
     let report = model.report();

@@ -9,7 +9,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use fin_core::kernels::Activation;
-use fin_core::nn::{Linear, LinearConfig};
+use fin_core::nn::{Linear, LinearConfig, LinearLayers};
 use fin_core::weights::{self, Checkpoint, LoadReport, Names};
 use fin_core::{Backbone, Result};
 
@@ -144,6 +144,16 @@ impl PairClassifier {
         };
         let [rows, _] = logits.dims();
         logits.reshape([rows])
+    }
+}
+
+impl LinearLayers for PairClassifier {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Bert(model) => model.bert.each_linear(f),
+            Self::XlmRoberta(model) => model.roberta.each_linear(f),
+            Self::DistilBert(model) => model.distilbert.each_linear(f),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use fin_core::weights::{Checkpoint, LoadReport};
-use fin_core::{BatchLimits, Error, Result, plan_batches};
+use fin_core::{BatchLimits, Error, Precision, Result, plan_batches};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -28,6 +28,8 @@ pub struct CrossEncoderOptions {
     pub max_length: Option<usize>,
     /// Refuse weights with NaN or infinite values.
     pub check: bool,
+    /// What the layers' weights are held in.
+    pub precision: Precision,
 }
 
 /// What the classifier's numbers become scores by.
@@ -167,7 +169,8 @@ impl CrossEncoder {
         if options.check {
             checkpoint.check_finite()?;
         }
-        let Some((network, report)) = PairClassifier::load(&config, &checkpoint, device)? else {
+        let Some((mut network, report)) = PairClassifier::load(&config, &checkpoint, device)?
+        else {
             let reason = format!(
                 "`{}` is not supported as a cross-encoder; supported: bert, distilbert, \
                  xlm-roberta, roberta, camembert",
@@ -175,6 +178,7 @@ impl CrossEncoder {
             );
             return Err(Error::config(path, "model_type", reason));
         };
+        options.precision.apply(&mut network, device)?;
         let token_types = match &config {
             BackboneConfig::Bert(config) => config.type_vocab_size,
             BackboneConfig::XlmRoberta(config) => config.bert.type_vocab_size,

@@ -436,9 +436,8 @@ impl LinearLayers for T5Block {
         f(&mut attention.v)?;
         f(&mut attention.o)?;
         let dense = &mut self.feed_forward_layer.dense;
-        for wide in [&mut dense.wi, &mut dense.wi_0, &mut dense.wi_1] {
-            wide.as_mut().map_or(Ok(()), Linear::quantize)?;
-        }
+        let wide = [&mut dense.wi, &mut dense.wi_0, &mut dense.wi_1];
+        wide.into_iter().flatten().try_for_each(&mut *f)?;
         f(&mut dense.wo)
     }
 }

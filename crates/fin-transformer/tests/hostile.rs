@@ -203,6 +203,7 @@ fn cross_refusal(directory: &Path, max_length: Option<usize>) -> String {
     let options = CrossEncoderOptions {
         max_length,
         check: true,
+        ..CrossEncoderOptions::default()
     };
     let device = Device::flex();
     let outcome = counting::within_limits(size as usize, || {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use fin_core::{
     BatchLimits, DeviceSpec, Embedder, EmbeddingNetwork, PostProcess, Precision, encode,
 };
-use fin_transformer::{TextEmbedder, TextOptions};
+use fin_transformer::{CrossEncoder, CrossEncoderOptions, TextEmbedder, TextOptions};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/text")
@@ -48,6 +48,35 @@ fn every_architecture_is_close_to_itself_in_f32() {
             let rows = exact.row(i).iter().zip(coarse.row(i));
             let cosine: f32 = rows.map(|(a, b)| a * b).sum();
             assert!(cosine > 0.995, "{name}, text {i}: cosine {cosine}");
+        }
+    }
+}
+
+#[test]
+fn cross_encoders_are_close_to_themselves_in_f32() {
+    let device = DeviceSpec::Flex.open().unwrap();
+    let pairs = [
+        (TEXTS[0], TEXTS[1]),
+        (TEXTS[1], TEXTS[3]),
+        (TEXTS[2], TEXTS[0]),
+    ];
+    for name in ["bert", "distilbert", "xlm-roberta"] {
+        let directory = fixtures().join("../cross-encoders").join(name);
+        let [exact, coarse] = [Precision::F32, Precision::Int8].map(|precision| {
+            let options = CrossEncoderOptions {
+                precision,
+                ..CrossEncoderOptions::default()
+            };
+            let model = CrossEncoder::open(&directory, &options, &device).unwrap();
+            let limits = BatchLimits::default();
+            model.logits(&pairs, limits, |_| {}).unwrap().values
+        });
+        assert_ne!(exact, coarse, "{name} is not in 8 bits");
+        for (exact, coarse) in exact.iter().zip(coarse) {
+            assert!(
+                (exact - coarse).abs() < 0.02,
+                "{name}: {coarse}, not {exact}"
+            );
         }
     }
 }
