@@ -47,8 +47,8 @@ pub fn run(options: &Options, programs: &Programs, machine: &Machine) -> Outcome
         for axis in [Axis::Batch, Axis::Length] {
             // Images and clouds have no length.
             let is_text = |shape: &str| shape.split('x').count() == 2;
-            let mut texts = true;
-            let mut curves = Vec::new();
+            let mut texts = Vec::new();
+            let mut others = Vec::new();
             for (backend, threads) in sides(options, &counts) {
                 println!(
                     "{model} by {} on {backend}, threads: {threads} …",
@@ -67,10 +67,12 @@ pub fn run(options: &Options, programs: &Programs, machine: &Machine) -> Outcome
                 let Timed::Rows(rows) = programs.time(bench, model, backend)? else {
                     continue;
                 };
-                // Of a model of texts and images, the texts.
-                texts = is_text(&rows[0].shape);
-                let mut points = Vec::new();
-                for row in rows.iter().filter(|row| is_text(&row.shape) == texts) {
+                let mut points = [Vec::new(), Vec::new()];
+                for row in &rows {
+                    let text = is_text(&row.shape);
+                    if axis == Axis::Length && !text {
+                        continue;
+                    }
                     println!("  {}: {} items/s", row.shape, digits(row.items_per_second));
                     csv += &record(&[
                         model.clone(),
@@ -86,13 +88,25 @@ pub fn run(options: &Options, programs: &Programs, machine: &Machine) -> Outcome
                     ]);
                     let x = axis.of(&row.shape);
                     let x = x.ok_or_else(|| format!("{}: no {}", row.shape, axis.name()))?;
-                    points.push((x, row.items_per_second));
+                    points[usize::from(!text)].push((x, row.items_per_second));
                 }
                 let label = format!("{backend}, threads: {threads}");
-                curves.push(Line { label, points });
+                for (points, curves) in points.into_iter().zip([&mut texts, &mut others]) {
+                    if !points.is_empty() {
+                        let label = label.clone();
+                        curves.push(Line { label, points });
+                    }
+                }
             }
-            charts.push((model, axis, curves));
-            if !texts {
+            let has_texts = !texts.is_empty();
+            // A model of texts and images has a chart of either.
+            let both = has_texts && !others.is_empty();
+            for (curves, kind) in [(texts, ""), (others, if both { "-images" } else { "" })] {
+                if !curves.is_empty() {
+                    charts.push((format!("{model}{kind}"), axis, curves));
+                }
+            }
+            if !has_texts {
                 break;
             }
         }
