@@ -72,12 +72,10 @@ fn cross_encoders_are_close_to_themselves_in_f32() {
             model.logits(&pairs, limits, |_| {}).unwrap().values
         });
         assert_ne!(exact, coarse, "{name} is not in 8 bits");
-        for (exact, coarse) in exact.iter().zip(coarse) {
-            assert!(
-                (exact - coarse).abs() < 0.02,
-                "{name}: {coarse}, not {exact}"
-            );
-        }
+        let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
+        let change = norm(&mut exact.iter().zip(&coarse).map(|(a, b)| a - b));
+        let change = change / norm(&mut exact.iter().copied());
+        assert!(change < 0.1, "{name}: changed by {change}");
     }
 }
 
