@@ -8,12 +8,13 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::ops::Range;
 
 use burn::tensor::Tensor;
-use rayon::prelude::*;
 
 use super::blocked::memory::{Buffer, Shared};
 use super::simd::multiversion;
+use super::tasks::{self, Tasks};
 use super::{Activation, simd, slices};
 
 /// Columns of a tile: outputs whose weights lie side by side.
@@ -147,31 +148,18 @@ impl Int8Linear {
         }
         let kernels = isa.kernels();
         let most = kernels.len();
-        let threads = if rows * outputs * inner < SMALL {
-            1
-        } else {
-            rayon::current_num_threads()
-        };
+        let threads = tasks::threads(rows * outputs * inner, SMALL);
         // A line more than is needed: rows that lie a page apart would share lines of the cache.
         let stride = (self.steps * STEP).next_multiple_of(64) + 64;
-        let wanted = 4 * threads;
+        let wanted = tasks::A_THREAD * threads;
         let group = rows.div_ceil(wanted).next_multiple_of(most);
         let group = group.min((ROOM / stride).max(1).next_multiple_of(most));
-        let groups = rows.div_ceil(group);
-        // Few rows are shared out by columns.
-        let panels = outputs.div_ceil(COLUMNS);
-        let parts = match threads {
-            1 => 1,
-            _ => wanted.div_ceil(groups).min(panels.div_ceil(2)),
-        };
-        let width = panels.div_ceil(parts) * COLUMNS;
-        let parts = outputs.div_ceil(width);
         let shared = Shared::new(y);
-        let task = |number: usize| {
-            let (first, left) = (number / parts * group, number % parts * width);
-            let columns = left..(left + width).min(outputs);
-            let x = &x[first * inner..(first + group).min(rows) * inner];
-            let count = (first + group).min(rows) - first;
+        // Few rows are shared out by columns.
+        let tasks = Tasks::new([rows, outputs], group, COLUMNS, 2, threads);
+        tasks.run(threads, |rows: Range<usize>, columns: Range<usize>| {
+            let (first, count) = (rows.start, rows.len());
+            let x = &x[first * inner..rows.end * inner];
             let mut memory = SCRATCH.take().unwrap_or_else(|| Buffer::new(0));
             memory.resize((group * stride).div_ceil(size_of::<f32>()));
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
@@ -219,12 +207,7 @@ impl Int8Linear {
                 }
             }
             SCRATCH.set(Some(memory));
-        };
-        if threads == 1 {
-            (0..groups * parts).for_each(task);
-        } else {
-            (0..groups * parts).into_par_iter().for_each(task);
-        }
+        });
     }
 }
 

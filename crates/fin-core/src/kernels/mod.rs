@@ -26,6 +26,8 @@ mod product;
 mod simd;
 #[cfg(feature = "flex")]
 pub mod slices;
+#[cfg(feature = "flex")]
+mod tasks;
 #[cfg(all(test, feature = "flex"))]
 mod testing;
 #[cfg(feature = "flex")]

@@ -8,6 +8,7 @@
 //! the weight as it was, so that both give the same bits.
 
 use std::fmt;
+use std::ops::Range;
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
@@ -17,6 +18,7 @@ use super::blocked::memory::{Buffer, Shared};
 use super::blocked::vector::{Avx2, Avx512};
 use super::blocked::vector::{Isa, Portable, Vector};
 use super::product::DEPTH;
+use super::tasks::{self, Tasks};
 use super::{Activation, flex, simd, slices};
 
 /// Outputs of a panel.
@@ -33,9 +35,6 @@ const ACTIVATED: usize = 4;
 
 /// Steps for which one line of the next panel is asked for.
 const AHEAD: usize = 8;
-
-/// Products below which one thread does them.
-const SMALL: usize = 1 << 18;
 
 /// A weight `[out_features, in_features]` in panels.
 pub struct PackedLinear {
@@ -158,31 +157,16 @@ impl PackedLinear {
         }
         let kernels = Kernels::new(isa);
         let most = kernels.by_rows.len();
-        let threads = if m * n * k < SMALL {
-            1
-        } else {
-            rayon::current_num_threads()
-        };
+        let threads = tasks::threads(m * n * k, tasks::SMALL);
         let depths = k.div_ceil(DEPTH).max(1);
         let depth = k.div_ceil(depths);
         let group = m.div_ceil(m.div_ceil(GROUP)).next_multiple_of(most);
-        let groups = m.div_ceil(group);
-        // Groups of panels until there are about four tasks a thread.
-        let panels = n.div_ceil(COLUMNS);
-        let parts = if threads > 1 {
-            (4 * threads).div_ceil(groups).min(panels)
-        } else {
-            1
-        };
-        let width = panels.div_ceil(parts);
-        let parts = panels.div_ceil(width);
         let shared = Shared::new(y);
-        let task = |number: usize| {
-            let (first, left) = (number / parts * group, number % parts * width);
-            let rows = first..(first + group).min(m);
+        let tasks = Tasks::new([m, n], group, COLUMNS, 1, threads);
+        tasks.run(threads, |rows: Range<usize>, columns: Range<usize>| {
             // Tiles of rows as equal as can be.
             let tall = rows.len().div_ceil(rows.len().div_ceil(most));
-            let panels = left..(left + width).min(panels);
+            let panels = columns.start / COLUMNS..columns.end.div_ceil(COLUMNS);
             for part in 0..depths {
                 let inner = part * depth..((part + 1) * depth).min(k);
                 for panel in panels.clone() {
@@ -216,7 +200,7 @@ impl PackedLinear {
                         }
                         ahead = ahead.wrapping_add(inner.len().div_ceil(AHEAD) * LANES);
                     }
-                    let begun = (panel - left) % ACTIVATED;
+                    let begun = (panel - panels.start) % ACTIVATED;
                     let last = begun + 1 == ACTIVATED || panel + 1 == panels.end;
                     if part + 1 == depths && last && activation != Activation::Identity {
                         let columns = (panel - begun) * COLUMNS..column + wide;
@@ -231,12 +215,7 @@ impl PackedLinear {
                     }
                 }
             }
-        };
-        if threads == 1 {
-            (0..groups * parts).for_each(task);
-        } else {
-            (0..groups * parts).into_par_iter().for_each(task);
-        }
+        });
     }
 }
 

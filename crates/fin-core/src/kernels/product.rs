@@ -8,13 +8,13 @@
 //! every step would go to another line: then the columns of a tile are copied first.
 
 use std::cell::Cell;
-
-use rayon::prelude::*;
+use std::ops::Range;
 
 use super::blocked::memory::{Buffer, Shared};
 #[cfg(target_arch = "x86_64")]
 use super::blocked::vector::{Avx2, Avx512};
 use super::blocked::vector::{Isa, Portable, Vector};
+use super::tasks::{self, Tasks};
 use super::{Activation, simd};
 
 /// Rows of a tile.
@@ -34,9 +34,6 @@ const COPIED: usize = 96 * 1024;
 
 /// Bytes after which addresses share a line of the nearest cache.
 const ALIAS: usize = 4096;
-
-/// Products below which one thread does them.
-const SMALL: usize = 1 << 18;
 
 /// A matrix in a slice; element `(i, j)` is at `i · strides[0] + j · strides[1]`.
 #[derive(Clone, Copy)]
@@ -494,11 +491,7 @@ fn run(
     let out = out.values;
     let kernels = Kernels::new(isa);
     let most = kernels.wide.len();
-    let threads = if m * n * k < SMALL {
-        1
-    } else {
-        rayon::current_num_threads()
-    };
+    let threads = tasks::threads(m * n * k, tasks::SMALL);
     let most_steps = match strides {
         [1, _] => DEPTH_OF_COLUMNS,
         _ => DEPTH,
@@ -509,16 +502,6 @@ fn run(
     let group = (COPIED / (depth * ROWS).max(1)).clamp(1, tiles);
     let groups = tiles.div_ceil(group);
     let group = tiles.div_ceil(groups);
-    // Groups of columns until there are about four tasks a thread.
-    let wanted = 4 * threads;
-    let panels = n.div_ceil(most);
-    let parts = if threads > 1 {
-        wanted.div_ceil(groups).min(panels.div_ceil(4))
-    } else {
-        1
-    };
-    let width = panels.div_ceil(parts) * most;
-    let parts = n.div_ceil(width);
     let shared = Shared::new(out);
     // A column's copy, with a line between it and the next.
     let apart = depth + LANES;
@@ -534,10 +517,9 @@ fn run(
     } else {
         0
     };
-    let task = |number: usize| {
-        let (first, columns) = (number / parts * group, number % parts * width);
-        let columns = columns..(columns + width).min(n);
-        let count = group.min(tiles - first);
+    let tasks = Tasks::new([m, n], group * ROWS, most, 4, threads);
+    tasks.run(threads, |rows: Range<usize>, columns: Range<usize>| {
+        let (first, count) = (rows.start / ROWS, rows.len().div_ceil(ROWS));
         let mut copied = COPY.take().unwrap_or_else(|| Buffer::new(0));
         copied.resize(count * depth * ROWS + room);
         let (copied_left, copied_right) = copied.split_at_mut(count * depth * ROWS);
@@ -617,12 +599,7 @@ fn run(
             }
         }
         COPY.set(Some(copied));
-    };
-    if threads == 1 {
-        (0..groups * parts).for_each(task);
-    } else {
-        (0..groups * parts).into_par_iter().for_each(task);
-    }
+    });
 }
 
 #[cfg(test)]
