@@ -1,6 +1,7 @@
 //! Networks at inference on `flex`, as layers of [`fin_core::kernels::blocked`]: batch
 //! normalisations taken into the convolutions, weights packed once, and activations in blocks of
-//! 16 channels from the pixels to the last feature map.
+//! 16 channels from the pixels to the last feature map. In 8 bits are, where asked for, the convolutions in which
+//! every output sees every input, but for the first and those of squeeze and excitation.
 
 mod layers;
 
@@ -8,12 +9,13 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Tensor, TensorData};
-use fin_core::Backbone;
+use fin_core::{Backbone, Precision};
 use fin_core::kernels::blocked::{Shape, Window, from_blocked, max_pool};
 use fin_core::kernels::{Activation, slices};
 
 use crate::architecture::CnnBackbone;
 use crate::efficientnet::{EfficientNet, MbConv};
+use crate::layers::ConvNorm;
 use crate::resnet::{ResNet, Residual};
 use layers::{Dense, Depthwise, Excite, First, Map, Pool};
 
@@ -73,11 +75,11 @@ fn all<A, B>(list: &[A], part: impl Fn(&A) -> Option<B>) -> Option<Vec<B>> {
 impl Plan {
     /// Folds and packs a network, layer by layer; none where its weights are not on `flex`, or it
     /// has layers that the kernels do not know.
-    pub(crate) fn new(network: &CnnBackbone) -> Option<Self> {
+    pub(crate) fn new(network: &CnnBackbone, precision: Precision) -> Option<Self> {
         let (first, stages) = match network {
-            CnnBackbone::ResNet(network) => (First::new(&network.stem)?, resnet(network)?),
+            CnnBackbone::ResNet(network) => (First::new(&network.stem)?, resnet(network, precision)?),
             CnnBackbone::EfficientNet(network) => {
-                (First::new(&network.stem)?, efficientnet(network)?)
+                (First::new(&network.stem)?, efficientnet(network, precision)?)
             }
             CnnBackbone::Blocked(_) => return None,
         };
@@ -144,9 +146,14 @@ impl Plan {
         let images = batch.div_ceil(batch.div_ceil(images));
         if images < batch {
             let mut joined: Option<Map> = None;
+            let mut ranges = Some(Vec::new());
             for start in (0..batch).step_by(images) {
                 let part = pixels.part(start, images.min(batch - start));
                 let part = self.run_to(count, part, pool);
+                ranges = ranges.zip(part.ranges.as_ref()).map(|(mut all, part)| {
+                    all.extend(part);
+                    all
+                });
                 let to = Shape {
                     batch,
                     ..part.shape
@@ -157,7 +164,7 @@ impl Plan {
                 pool.put(part);
             }
             if let Some(joined) = joined {
-                return joined;
+                return Map { ranges, ..joined };
             }
         }
         match count.checked_sub(1) {
@@ -195,17 +202,18 @@ impl Pixels<'_> {
     }
 }
 
-fn resnet(network: &ResNet) -> Option<Vec<Stage>> {
+fn resnet(network: &ResNet, precision: Precision) -> Option<Vec<Stage>> {
+    let own = |conv: &ConvNorm| Dense::new(conv, conv.activation, precision);
     let residual = |block: &Residual| {
         let [first, middle @ .., last] = &block.convs[..] else {
             return None;
         };
         Some(ResidualPlan {
-            first: Dense::new(first, first.activation)?,
-            middle: all(middle, |conv| Dense::new(conv, conv.activation))?,
-            last: Dense::new(last, Activation::Relu)?,
+            first: own(first)?,
+            middle: all(middle, own)?,
+            last: Dense::new(last, Activation::Relu, precision)?,
             downsample: match &block.downsample {
-                Some(conv) => Some(Dense::new(conv, conv.activation)?),
+                Some(conv) => Some(own(conv)?),
                 None => None,
             },
         })
@@ -216,12 +224,13 @@ fn resnet(network: &ResNet) -> Option<Vec<Stage>> {
         .collect()
 }
 
-fn efficientnet(network: &EfficientNet) -> Option<Vec<Stage>> {
+fn efficientnet(network: &EfficientNet, precision: Precision) -> Option<Vec<Stage>> {
+    let own = |conv: &ConvNorm| Dense::new(conv, conv.activation, precision);
     let block = |block: &MbConv| {
         Some(MbConvPlan {
             expand: match &block.expand {
                 Some(conv) => {
-                    let conv = Dense::new(conv, conv.activation)?;
+                    let conv = own(conv)?;
                     Some(conv.is_point().then_some(conv)?)
                 }
                 None => None,
@@ -231,17 +240,14 @@ fn efficientnet(network: &EfficientNet) -> Option<Vec<Stage>> {
                 Some(layer) => Some(Excite::new(layer)?),
                 None => None,
             },
-            project: Dense::new(&block.project, block.project.activation)?,
+            project: own(&block.project)?,
             shortcut: block.stochastic_depth.is_some(),
         })
     };
     let mut stages = all(&network.stages, |stage| {
         Some(Stage::MbConv(all(stage, block)?))
     })?;
-    stages.push(Stage::Head(Dense::new(
-        &network.head,
-        network.head.activation,
-    )?));
+    stages.push(Stage::Head(own(&network.head)?));
     Some(stages)
 }
 

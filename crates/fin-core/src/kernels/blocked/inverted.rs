@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::depthwise::{self, Rows, mean_of_parts};
+use super::int8::{self, Bytes, PackedInt8, Range};
 use super::memory::{Buffer, Shared};
 use super::pack::Dense;
 use super::tile::{Finish, Kernels, Tile};
@@ -41,9 +42,160 @@ pub fn expand_depthwise(
 ) -> Shape {
     let finishes = [finish(inner), finish(activation)];
     let isa = Isa::detect();
+    let expand = Expand::Float(&expand.0, Kernels::blocked(isa), x);
     run(
-        isa, x, shape, &expand.0, weight, window, finishes, means, out,
+        isa, x, shape, &expand, weight, window, finishes, means, out,
     )
+}
+
+/// [`expand_depthwise`] with `expand` in 8 bits, of an input whose images have `ranges`; the other convolution is
+/// in f32.
+///
+/// Panics where [`expand_depthwise`] does.
+#[allow(clippy::too_many_arguments)]
+pub fn expand_depthwise_int8(
+    x: &[f32],
+    shape: Shape,
+    ranges: &[Range],
+    expand: &PackedInt8,
+    inner: super::Activation,
+    weight: &PackedDepthwise,
+    window: Window,
+    activation: super::Activation,
+    means: Option<&mut [f32]>,
+    out: &mut [f32],
+) -> Shape {
+    let finishes = [finish(inner), finish(activation)];
+    let isa = crate::kernels::int8::Isa::detect();
+    run_int8(
+        isa, x, shape, ranges, expand, weight, window, finishes, means, out,
+    )
+}
+
+/// [`expand_depthwise_int8`] with an instruction set.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn run_int8(
+    isa: crate::kernels::int8::Isa,
+    x: &[f32],
+    shape: Shape,
+    ranges: &[Range],
+    expand: &PackedInt8,
+    weight: &PackedDepthwise,
+    window: Window,
+    finishes: [Finish; 2],
+    means: Option<&mut [f32]>,
+    out: &mut [f32],
+) -> Shape {
+    // All of it, as every task reads some rows of all input channels.
+    let (map, bytes) = int8::quantized(isa, x, shape, ranges);
+    let expand = Expand::Int8 {
+        packed: expand,
+        kernels: int8::Kernels::new(isa),
+        x: bytemuck::cast_slice(&map),
+        bytes: &bytes,
+    };
+    let isa = int8::floats(isa);
+    run(
+        isa, x, shape, &expand, weight, window, finishes, means, out,
+    )
+}
+
+/// The first of the two convolutions, and its input in blocks of channels.
+pub(super) enum Expand<'a> {
+    Float(&'a Dense, Kernels, &'a [f32]),
+    Int8 {
+        packed: &'a PackedInt8,
+        kernels: int8::Kernels,
+        x: &'a [u8],
+        bytes: &'a [Bytes],
+    },
+}
+
+impl Expand<'_> {
+    /// Channels of the output and the input, and the kernel's height and width.
+    fn shape(&self) -> ([usize; 2], [usize; 2]) {
+        match self {
+            Self::Float(dense, ..) => (dense.channels, dense.kernel),
+            Self::Int8 { packed, .. } => (packed.channels(), packed.kernel()),
+        }
+    }
+
+    /// Most output blocks and pixels of a tile.
+    fn most(&self) -> [usize; 2] {
+        match self {
+            Self::Float(_, kernels, _) => [kernels.out_blocks(), kernels.pixels()],
+            Self::Int8 { kernels, .. } => [kernels.out_blocks(), kernels.pixels()],
+        }
+    }
+
+    /// Makes `count` blocks of output channels from `first` on, of the pixels of an image from `start` on, `pixels`
+    /// of them in each block.
+    ///
+    /// # Safety
+    /// The image and the blocks exist, the pixels are within the input's planes, and `count * pixels * 16` floats
+    /// are writable at `out`; kernels are for this processor alone, and the input's length is that of `shape`.
+    unsafe fn rows(
+        &self,
+        shape: Shape,
+        image: usize,
+        start: usize,
+        [first, count]: [usize; 2],
+        pixels: usize,
+        finish: Finish,
+        out: *mut f32,
+    ) {
+        let from = (image * shape.blocks() * shape.plane() + start) * BLOCK;
+        let x_block = shape.plane() * BLOCK;
+        let blocks = shape.blocks();
+        let tiles = pixels.div_ceil(self.most()[1]);
+        let mut done = 0;
+        for tile in 0..tiles {
+            let size = (pixels - done) / (tiles - tile);
+            let at = from + done * BLOCK;
+            // SAFETY: `done + size` is at most `pixels`, so that by the contract the tile lies within the input and
+            // `out`; the weights have `count` blocks from `first` on.
+            unsafe {
+                let out = [out.add(done * BLOCK); 2];
+                match self {
+                    Self::Float(dense, kernels, x) => {
+                        let weight_block = blocks * BLOCK * BLOCK;
+                        let tile = Tile {
+                            x: [x.as_ptr().add(at); 2],
+                            x_block,
+                            blocks,
+                            last: shape.channels - (blocks - 1) * BLOCK,
+                            taps: &[0],
+                            weight: dense.weight.as_ptr().add(first * weight_block),
+                            weight_block,
+                            bias: dense.bias.as_ptr().add(first * BLOCK),
+                            out,
+                            out_block: pixels * BLOCK,
+                            residual: [std::ptr::null(); 2],
+                            finish,
+                        };
+                        (kernels.get(count, 1, size))(&tile);
+                    }
+                    Self::Int8 {
+                        packed,
+                        kernels,
+                        x,
+                        bytes,
+                    } => {
+                        let tile = int8::Tile {
+                            x: [x.as_ptr().add(at); 2],
+                            x_block,
+                            bytes: [bytes[image]; 2],
+                            out,
+                            out_block: pixels * BLOCK,
+                            ..packed.tile(first, &[0], finish)
+                        };
+                        (kernels.get(count, 1, size))(&tile);
+                    }
+                }
+            }
+            done += size;
+        }
+    }
 }
 
 /// [`expand_depthwise`] with an instruction set.
@@ -52,7 +204,7 @@ pub(super) fn run(
     isa: Isa,
     x: &[f32],
     shape: Shape,
-    expand: &Dense,
+    expand: &Expand,
     packed: &PackedDepthwise,
     window: Window,
     finishes: [Finish; 2],
@@ -60,14 +212,14 @@ pub(super) fn run(
     out: &mut [f32],
 ) -> Shape {
     shape.check("expansion: input", x.len());
-    let [channels, from] = expand.channels;
+    let ([channels, from], expand_kernel) = expand.shape();
     assert!(
-        expand.kernel == [1, 1] && shape.channels == from && packed.channels == channels,
+        expand_kernel == [1, 1] && shape.channels == from && packed.channels == channels,
         "expansion: an input of {} channels, a weight [{channels}, {from}, {}, {}] and {} channels \
          after it",
         shape.channels,
-        expand.kernel[0],
-        expand.kernel[1],
+        expand_kernel[0],
+        expand_kernel[1],
         packed.channels
     );
     let [height, width] = window.output(shape.height, shape.width, packed.kernel);
@@ -89,10 +241,9 @@ pub(super) fn run(
         return to;
     }
 
-    let kernels = Kernels::blocked(isa);
     let kernel = depthwise::select(isa, packed.kernel[1], window.stride);
     let taps = packed.kernel[0] * packed.kernel[1];
-    let group = kernels.out_blocks();
+    let [group, _] = expand.most();
     let groups = to.blocks().div_ceil(group);
     // Output rows of a task, in pieces of nearly the same number.
     let room = ROWS_BYTES / (group * shape.width * BLOCK * size_of::<f32>());
@@ -106,8 +257,6 @@ pub(super) fn run(
     });
     let wants_sums = means.is_some();
     let (shared, shared_sums) = (Shared::new(out), Shared::new(&mut sums));
-    let blocks = shape.blocks();
-    let last = from - (blocks - 1) * BLOCK;
     let top = window.padding[0].0;
 
     let task = |number: usize, rows: &mut Buffer| {
@@ -124,42 +273,13 @@ pub(super) fn run(
         let below = below.saturating_sub(top).clamp(above, shape.height);
         let pixels = (below - above) * shape.width;
         rows.resize(count * pixels * BLOCK);
-        let weight_block = blocks * BLOCK * BLOCK;
-        // SAFETY: image, row and block are within the checked lengths of input, weight and bias.
-        let (x, weight, bias) = unsafe {
-            (
-                x.as_ptr()
-                    .add((image * blocks * shape.plane() + above * shape.width) * BLOCK),
-                expand.weight.as_ptr().add(first * weight_block),
-                expand.bias.as_ptr().add(first * BLOCK),
-            )
-        };
-        let tiles = pixels.div_ceil(kernels.pixels());
-        let mut done = 0;
-        for tile in 0..tiles {
-            let size = (pixels - done) / (tiles - tile);
-            // SAFETY: `done + size` is at most `pixels`, so that the tile lies within the rows
-            // `above` to `below` of the input and within `rows`.
-            let tile = unsafe {
-                Tile {
-                    x: [x.add(done * BLOCK); 2],
-                    x_block: shape.plane() * BLOCK,
-                    blocks,
-                    last,
-                    taps: &[0],
-                    weight,
-                    weight_block,
-                    bias,
-                    out: [rows.as_mut_ptr().add(done * BLOCK); 2],
-                    out_block: pixels * BLOCK,
-                    residual: [std::ptr::null(); 2],
-                    finish: finishes[0],
-                }
-            };
-            // SAFETY: the table has kernels for this processor alone, and the tile is one of
-            // `count` blocks and `size` pixels of a row.
-            unsafe { (kernels.get(count, 1, size))(&tile) };
-            done += size;
+        let columns = [first, count];
+        let above_pixels = above * shape.width;
+        // SAFETY: image, rows and blocks are within the checked lengths of the input and the weights, and there is
+        // room for these pixels in `rows`; the kernels were chosen for this processor.
+        unsafe {
+            let to = rows.as_mut_ptr();
+            expand.rows(shape, image, above_pixels, columns, pixels, finishes[0], to);
         }
         for block in 0..count {
             let plane = image * to.blocks() + first + block;
