@@ -11,7 +11,13 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/images")
 }
 
-const FILES: [&str; 5] = ["444.jpg", "large.webp", "rgb.png", "grey.tiff", "palette.gif"];
+const FILES: [&str; 5] = [
+    "444.jpg",
+    "large.webp",
+    "rgb.png",
+    "grey.tiff",
+    "palette.gif",
+];
 
 fn options(precision: Precision) -> ImageOptions {
     ImageOptions {

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use fin_core::Precision;
 use fin_core::kernels::blocked::{
-    BLOCK, Buffer, Fused, PackedConv, PackedDepthwise, PackedInt8, PackedStem, Range, Shape, Window,
-    conv, conv_int8, depthwise, expand_depthwise, expand_depthwise_int8, fits_int8, pack,
-    pack_depthwise, pack_int8, pack_stem, ranges, stem,
+    BLOCK, Buffer, Fused, PackedConv, PackedDepthwise, PackedInt8, PackedStem, Range, Shape,
+    Summary, Window, conv, conv_int8, depthwise, expand_depthwise, expand_depthwise_int8,
+    fits_int8, pack, pack_depthwise, pack_int8, pack_stem, ranges, stem,
 };
 use fin_core::kernels::{Activation, slices};
 use fin_core::nn::{Conv2d, ConvPadding};
@@ -49,8 +49,20 @@ impl Pool {
 pub(super) struct Map {
     pub values: Buffer,
     pub shape: Shape,
-    /// Of every image, where whatever made the map has found them.
-    pub ranges: Option<Vec<Range>>,
+    /// What is known of the values, from whatever made the map.
+    pub known: Known,
+}
+
+/// Smallest and largest values of a map.
+#[derive(Default)]
+pub(super) enum Known {
+    /// Nobody has looked.
+    #[default]
+    Nothing,
+    /// Of every image.
+    Images(Vec<Range>),
+    /// Of every channel of every image.
+    Channels(Vec<Range>),
 }
 
 impl Map {
@@ -58,14 +70,26 @@ impl Map {
         Self {
             values: pool.take(shape.blocked_len()),
             shape,
-            ranges: None,
+            known: Known::Nothing,
         }
     }
 
     /// Of every image, its channels multiplied by `scale` `[batch, channels]`.
     fn ranges(&self, scale: Option<&[f32]>) -> Cow<'_, [Range]> {
-        match (&self.ranges, scale) {
-            (Some(ranges), None) => Cow::Borrowed(ranges),
+        let channels = self.shape.channels;
+        let image = |(i, extents)| {
+            let scale = scale.map(|scale| &scale[i * channels..][..channels]);
+            Range::of_channels(extents, scale)
+        };
+        match (&self.known, scale) {
+            (Known::Images(ranges), None) => Cow::Borrowed(ranges),
+            (Known::Channels(extents), _) => Cow::Owned(
+                extents
+                    .chunks_exact(channels)
+                    .enumerate()
+                    .map(image)
+                    .collect(),
+            ),
             _ => Cow::Owned(ranges(&self.values, self.shape, scale)),
         }
     }
@@ -245,6 +269,11 @@ impl Dense {
         self.step.over(x, self.packed.channels()[0]).1
     }
 
+    /// Whether the extent of an input is needed.
+    pub(super) fn is_int8(&self) -> bool {
+        matches!(self.packed, Packed::Int8(_))
+    }
+
     /// Whether every output pixel is made of one input pixel, at the same place.
     pub(super) fn is_point(&self) -> bool {
         self.step.kernel == [1, 1] && self.step.stride == 1
@@ -268,14 +297,14 @@ impl Dense {
         match &self.packed {
             Packed::Float(packed) => {
                 conv(&x.values, x.shape, packed, window, fused, y);
-                map.ranges = None;
+                map.known = Known::Nothing;
             }
             Packed::Int8(packed) => {
                 let ranges = x.ranges(scale);
                 let mut found = vec![Range::EMPTY; to.batch];
                 let slot = Some(&mut found[..]);
                 conv_int8(&x.values, x.shape, &ranges, packed, window, fused, y, slot);
-                map.ranges = Some(found);
+                map.known = Known::Images(found);
             }
         }
         map
@@ -313,34 +342,42 @@ impl Depthwise {
     }
 
     /// After `expand`, where there is one. `means` takes the means of the output's channels,
-    /// `[batch, channels]`.
+    /// `[batch, channels]`; their extents are looked for where `extents` is set.
     pub(super) fn run(
         &self,
         expand: Option<&Dense>,
         x: &Map,
         means: Option<&mut [f32]>,
+        extents: bool,
         pool: &mut Pool,
     ) -> Map {
         let (packed, activation) = (&self.packed, self.activation);
         let (window, to) = self.step.over(x.shape, packed.channels());
         let mut map = Map::new(to, pool);
         let (values, y) = (&x.values, &mut map.values);
-        let Some(expand) = expand else {
-            depthwise(values, x.shape, packed, window, activation, means, y);
-            return map;
+        let mut found = match extents {
+            true => vec![Range::EMPTY; to.batch * to.channels],
+            false => Vec::new(),
         };
-        let inner = expand.activation;
-        match &expand.packed {
-            Packed::Float(expand) => expand_depthwise(
-                values, x.shape, expand, inner, packed, window, activation, means, y,
+        let summary = Summary {
+            means,
+            extents: extents.then_some(&mut found[..]),
+        };
+        match expand.map(|expand| (&expand.packed, expand.activation)) {
+            None => depthwise(values, x.shape, packed, window, activation, summary, y),
+            Some((Packed::Float(expand), inner)) => expand_depthwise(
+                values, x.shape, expand, inner, packed, window, activation, summary, y,
             ),
-            Packed::Int8(expand) => {
+            Some((Packed::Int8(expand), inner)) => {
                 let ranges = x.ranges(None);
                 expand_depthwise_int8(
-                    values, x.shape, &ranges, expand, inner, packed, window, activation, means, y,
+                    values, x.shape, &ranges, expand, inner, packed, window, activation, summary, y,
                 )
             }
         };
+        if extents {
+            map.known = Known::Channels(found);
+        }
         map
     }
 

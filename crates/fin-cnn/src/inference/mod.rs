@@ -9,15 +9,15 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Tensor, TensorData};
-use fin_core::{Backbone, Precision};
 use fin_core::kernels::blocked::{Shape, Window, from_blocked, max_pool};
 use fin_core::kernels::{Activation, slices};
+use fin_core::{Backbone, Precision};
 
 use crate::architecture::CnnBackbone;
 use crate::efficientnet::{EfficientNet, MbConv};
 use crate::layers::ConvNorm;
 use crate::resnet::{ResNet, Residual};
-use layers::{Dense, Depthwise, Excite, First, Map, Pool};
+use layers::{Dense, Depthwise, Excite, First, Known, Map, Pool};
 
 /// Bytes a thread of the largest feature map that images go through the first layers with: few
 /// enough to stay in the last level of the cache from one layer to the next.
@@ -77,10 +77,13 @@ impl Plan {
     /// has layers that the kernels do not know.
     pub(crate) fn new(network: &CnnBackbone, precision: Precision) -> Option<Self> {
         let (first, stages) = match network {
-            CnnBackbone::ResNet(network) => (First::new(&network.stem)?, resnet(network, precision)?),
-            CnnBackbone::EfficientNet(network) => {
-                (First::new(&network.stem)?, efficientnet(network, precision)?)
+            CnnBackbone::ResNet(network) => {
+                (First::new(&network.stem)?, resnet(network, precision)?)
             }
+            CnnBackbone::EfficientNet(network) => (
+                First::new(&network.stem)?,
+                efficientnet(network, precision)?,
+            ),
             CnnBackbone::Blocked(_) => return None,
         };
         Some(Self {
@@ -146,14 +149,14 @@ impl Plan {
         let images = batch.div_ceil(batch.div_ceil(images));
         if images < batch {
             let mut joined: Option<Map> = None;
-            let mut ranges = Some(Vec::new());
+            let mut ranges = Some(Vec::with_capacity(batch));
             for start in (0..batch).step_by(images) {
                 let part = pixels.part(start, images.min(batch - start));
                 let part = self.run_to(count, part, pool);
-                ranges = ranges.zip(part.ranges.as_ref()).map(|(mut all, part)| {
-                    all.extend(part);
-                    all
-                });
+                match (&mut ranges, &part.known) {
+                    (Some(ranges), Known::Images(part)) => ranges.extend(part),
+                    _ => ranges = None,
+                }
                 let to = Shape {
                     batch,
                     ..part.shape
@@ -164,7 +167,8 @@ impl Plan {
                 pool.put(part);
             }
             if let Some(joined) = joined {
-                return Map { ranges, ..joined };
+                let known = ranges.map_or(Known::Nothing, Known::Images);
+                return Map { known, ..joined };
             }
         }
         match count.checked_sub(1) {
@@ -372,7 +376,8 @@ impl MbConvPlan {
         let mut means = vec![0.0; batch * self.depthwise.channels()];
         let excite = self.excite.as_ref();
         let wanted = excite.map(|_| &mut means[..]);
-        let wide = self.depthwise.run(self.expand.as_ref(), &x, wanted, pool);
+        let (expand, extents) = (self.expand.as_ref(), self.project.is_int8());
+        let wide = self.depthwise.run(expand, &x, wanted, extents, pool);
         let scale = excite.map(|layer| layer.run(&means, batch, pool));
         let shortcut = if self.shortcut {
             Some(x)

@@ -83,12 +83,15 @@ impl Copied {
                 row.fill(0.0);
                 return;
             };
-            self.phases(row, &x[at..at + line], window.padding[1].0, |row, x| {
-                match x {
+            self.phases(
+                row,
+                &x[at..at + line],
+                window.padding[1].0,
+                |row, x| match x {
                     Some(x) => self.pixels(row, x),
                     None => row.fill(0.0),
-                }
-            });
+                },
+            );
             if let Some(scale) = scale {
                 let channels = place.block * BLOCK..shape.channels.min((place.block + 1) * BLOCK);
                 let scale = &scale[place.image * shape.channels..][channels];

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::depthwise::{self, Rows, mean_of_parts};
+use super::depthwise::{self, PART, Rows, Summary};
 use super::int8::{self, Bytes, PackedInt8, Range};
 use super::memory::{Buffer, Shared};
 use super::pack::Dense;
@@ -23,8 +23,7 @@ thread_local! {
 
 /// [`conv`](super::conv) of blocked `x` by `expand`, a kernel of one pixel, with `inner` after it,
 /// and [`depthwise`](fn@super::depthwise) of that with `weight` over `window` into blocked `out`,
-/// with `activation` after it; returns the shape of `out`. `means` `[batch, channels]` takes the
-/// means of the output's channels.
+/// with `activation` after it; returns the shape of `out`.
 ///
 /// Panics where a length does not fit, `expand` has more than one pixel, the kernel does not fit
 /// the padded input, or an activation is not one of identity, ReLU, ReLU6 and SiLU.
@@ -37,14 +36,14 @@ pub fn expand_depthwise(
     weight: &PackedDepthwise,
     window: Window,
     activation: super::Activation,
-    means: Option<&mut [f32]>,
+    summary: Summary,
     out: &mut [f32],
 ) -> Shape {
     let finishes = [finish(inner), finish(activation)];
     let isa = Isa::detect();
     let expand = Expand::Float(&expand.0, Kernels::blocked(isa), x);
     run(
-        isa, x, shape, &expand, weight, window, finishes, means, out,
+        isa, x, shape, &expand, weight, window, finishes, summary, out,
     )
 }
 
@@ -62,13 +61,13 @@ pub fn expand_depthwise_int8(
     weight: &PackedDepthwise,
     window: Window,
     activation: super::Activation,
-    means: Option<&mut [f32]>,
+    summary: Summary,
     out: &mut [f32],
 ) -> Shape {
     let finishes = [finish(inner), finish(activation)];
     let isa = crate::kernels::int8::Isa::detect();
     run_int8(
-        isa, x, shape, ranges, expand, weight, window, finishes, means, out,
+        isa, x, shape, ranges, expand, weight, window, finishes, summary, out,
     )
 }
 
@@ -83,7 +82,7 @@ pub(super) fn run_int8(
     weight: &PackedDepthwise,
     window: Window,
     finishes: [Finish; 2],
-    means: Option<&mut [f32]>,
+    summary: Summary,
     out: &mut [f32],
 ) -> Shape {
     // All of it, as every task reads some rows of all input channels.
@@ -96,7 +95,7 @@ pub(super) fn run_int8(
     };
     let isa = int8::floats(isa);
     run(
-        isa, x, shape, &expand, weight, window, finishes, means, out,
+        isa, x, shape, &expand, weight, window, finishes, summary, out,
     )
 }
 
@@ -208,7 +207,7 @@ pub(super) fn run(
     packed: &PackedDepthwise,
     window: Window,
     finishes: [Finish; 2],
-    means: Option<&mut [f32]>,
+    summary: Summary,
     out: &mut [f32],
 ) -> Shape {
     shape.check("expansion: input", x.len());
@@ -230,18 +229,16 @@ pub(super) fn run(
         width,
     };
     to.check("expansion: output", out.len());
-    if let Some(means) = &means {
-        assert_eq!(
-            means.len(),
-            to.batch * channels,
-            "expansion: means of {to:?}"
-        );
-    }
     if shape.batch == 0 {
         return to;
     }
 
-    let kernel = depthwise::select(isa, packed.kernel[1], window.stride);
+    let kernel = depthwise::select(
+        isa,
+        packed.kernel[1],
+        window.stride,
+        summary.extents.is_some(),
+    );
     let taps = packed.kernel[0] * packed.kernel[1];
     let [group, _] = expand.most();
     let groups = to.blocks().div_ceil(group);
@@ -251,12 +248,10 @@ pub(super) fn run(
     let pieces = height.div_ceil(lines);
     let lines = height.div_ceil(pieces);
     let pieces = height.div_ceil(lines);
-    let mut sums = Buffer::new(match means {
-        Some(_) => to.batch * to.blocks() * pieces * BLOCK,
-        None => 0,
-    });
-    let wants_sums = means.is_some();
-    let (shared, shared_sums) = (Shared::new(out), Shared::new(&mut sums));
+    let parts = summary.parts("expansion", pieces, to);
+    let wants_parts = parts.is_some();
+    let mut parts = parts.unwrap_or_else(|| Buffer::new(0));
+    let (shared, shared_parts) = (Shared::new(out), Shared::new(&mut parts));
     let top = window.padding[0].0;
 
     let task = |number: usize, rows: &mut Buffer| {
@@ -287,9 +282,9 @@ pub(super) fn run(
             // weight and bias, and the output's rows `lines` of one plane, which no other task
             // has.
             let mut rows = unsafe {
-                let sum = shared_sums
+                let part = shared_parts
                     .get()
-                    .add((plane * pieces + piece) * BLOCK * usize::from(wants_sums));
+                    .add((plane * pieces + piece) * PART * usize::from(wants_parts));
                 Rows {
                     x: rows.as_ptr().add(block * pixels * BLOCK),
                     height: below - above,
@@ -310,7 +305,7 @@ pub(super) fn run(
                     out_width: to.width,
                     lines: 0..lines.len(),
                     finish: finishes[1],
-                    sum: wants_sums.then(|| &mut *sum.cast::<[f32; BLOCK]>()),
+                    part: wants_parts.then(|| &mut *part.cast::<[f32; PART]>()),
                 }
             };
             // SAFETY: `kernel` is for an instruction set that this processor has, and for this
@@ -326,8 +321,8 @@ pub(super) fn run(
     } else {
         (0..tasks).into_par_iter().for_each(work);
     }
-    if let Some(means) = means {
-        mean_of_parts(&sums, pieces, to, means);
+    if wants_parts {
+        summary.finish(&parts, pieces, to);
     }
     to
 }

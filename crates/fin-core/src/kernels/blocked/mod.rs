@@ -26,7 +26,7 @@ mod tile;
 pub(super) mod vector;
 
 pub use dense::{conv, stem};
-pub use depthwise::depthwise;
+pub use depthwise::{Summary, depthwise};
 pub use int8::{PackedInt8, Range, conv_int8, fits_int8, pack_int8, ranges};
 pub use inverted::{expand_depthwise, expand_depthwise_int8};
 pub use memory::Buffer;

@@ -48,7 +48,12 @@ impl Dense {
     }
 }
 
-pub(super) fn check(weight: &[f32], bias: Option<&[f32]>, [out, from]: [usize; 2], [kh, kw]: [usize; 2]) {
+pub(super) fn check(
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    [out, from]: [usize; 2],
+    [kh, kw]: [usize; 2],
+) {
     assert!(
         out > 0 && from > 0 && kh > 0 && kw > 0,
         "convolution: weight [{out}, {from}, {kh}, {kw}] is empty"

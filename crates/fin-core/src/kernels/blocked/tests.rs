@@ -233,7 +233,8 @@ fn check_dense(shape: Shape, out: usize, kernel: [usize; 2], window: Window, see
 }
 
 /// Sizes that no tile divides, one pixel, and rows longer than a tile.
-pub(super) const SIZES: [[usize; 2]; 7] = [[1, 1], [2, 3], [7, 7], [5, 14], [9, 8], [13, 29], [4, 17]];
+pub(super) const SIZES: [[usize; 2]; 7] =
+    [[1, 1], [2, 3], [7, 7], [5, 14], [9, 8], [13, 29], [4, 17]];
 
 pub(super) fn windows(kernel: usize) -> impl Iterator<Item = Window> {
     let half = kernel / 2;
@@ -292,6 +293,15 @@ fn wide_and_oblong_convolutions_agree_with_plain_loops() {
     check_dense(shape(1, 3, 60, 60), 64, [7, 7], Window::new(2, 3), 9);
 }
 
+/// The smallest and the largest value of every plane, zero among them.
+pub(super) fn channel_extents(y: &[f32], shape: Shape) -> Vec<Range> {
+    let range = |y: &[f32]| Range {
+        low: y.iter().copied().fold(0.0, f32::min),
+        high: y.iter().copied().fold(0.0, f32::max),
+    };
+    y.chunks_exact(shape.plane()).map(range).collect()
+}
+
 fn check_depthwise(shape: Shape, kernel: [usize; 2], window: Window, seed: usize) {
     let mut random = Random(seed as u64 + 0x2545_f491_4f6c_dd1d);
     let x = random.numbers(shape.plain_len());
@@ -327,15 +337,20 @@ fn check_depthwise(shape: Shape, kernel: [usize; 2], window: Window, seed: usize
             let mut y = Buffer::new(to.blocked_len());
             y.fill(f32::NAN);
             let mut means = vec![f32::NAN; shape.batch * shape.channels];
-            let slot = with_means.then_some(&mut means[..]);
+            let mut extents = vec![Range::EMPTY; means.len()];
+            let summary = Summary {
+                means: with_means.then_some(&mut means[..]),
+                extents: with_means.then_some(&mut extents[..]),
+            };
             let f = finish(activation);
             assert_eq!(
-                depthwise::run(isa, &x, shape, &packed, window, f, slot, &mut y),
+                depthwise::run(isa, &x, shape, &packed, window, f, summary, &mut y),
                 to
             );
             let e = error(&plain(&y, to), &expected);
             assert!(e < 1e-6, "{isa:?} {shape:?} {kernel:?} {window:?}: {e:e}");
             if with_means {
+                assert_eq!(extents, channel_extents(&plain(&y, to), to), "{isa:?}");
                 let e = error(&means, &expected_means);
                 assert!(e < 3e-6, "means of {isa:?} {shape:?} {window:?}: {e:e}");
             }
@@ -418,15 +433,20 @@ fn check_inverted(shape: Shape, wide: usize, kernel: [usize; 2], window: Window,
             let mut y = Buffer::new(to.blocked_len());
             y.fill(f32::NAN);
             let mut means = vec![f32::NAN; to.batch * wide];
-            let slot = with_means.then_some(&mut means[..]);
+            let mut extents = vec![Range::EMPTY; means.len()];
+            let summary = Summary {
+                means: with_means.then_some(&mut means[..]),
+                extents: with_means.then_some(&mut extents[..]),
+            };
             let expand = inverted::Expand::Float(&expand.0, tile::Kernels::blocked(isa), &x);
             let found = inverted::run(
-                isa, &x, shape, &expand, &packed, window, finishes, slot, &mut y,
+                isa, &x, shape, &expand, &packed, window, finishes, summary, &mut y,
             );
             assert_eq!(found, to);
             let e = error(&plain(&y, to), &expected);
             assert!(e < 2e-6, "{isa:?} {shape:?} {kernel:?} {window:?}: {e:e}");
             if with_means {
+                assert_eq!(extents, channel_extents(&plain(&y, to), to), "{isa:?}");
                 let e = error(&means, &expected_means);
                 assert!(e < 5e-6, "means of {isa:?} {shape:?} {window:?}: {e:e}");
             }

@@ -155,7 +155,7 @@ impl Lanes for Plain {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2Madd, AvxVnni, Avx512Vnni};
+pub(super) use x86::{Avx2Madd, Avx512Vnni, AvxVnni};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -222,7 +222,12 @@ mod x86 {
         #[inline(always)]
         unsafe fn load_found(p: &Found) -> [Self::Sums; 2] {
             // SAFETY: the caller says so of the processor; 16 integers are readable at each.
-            unsafe { [_mm512_loadu_si512(p[0].as_ptr().cast()), _mm512_loadu_si512(p[1].as_ptr().cast())] }
+            unsafe {
+                [
+                    _mm512_loadu_si512(p[0].as_ptr().cast()),
+                    _mm512_loadu_si512(p[1].as_ptr().cast()),
+                ]
+            }
         }
 
         #[inline(always)]
@@ -245,7 +250,12 @@ mod x86 {
     #[inline(always)]
     unsafe fn load<T>(p: *const T) -> Pair {
         // SAFETY: the contract is the same.
-        unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.cast::<__m256i>().add(1))] }
+        unsafe {
+            [
+                _mm256_loadu_si256(p.cast()),
+                _mm256_loadu_si256(p.cast::<__m256i>().add(1)),
+            ]
+        }
     }
 
     /// The functions of [`Lanes`] that need no more than AVX2.
@@ -340,7 +350,12 @@ mod x86 {
         #[inline(always)]
         unsafe fn dot([a, b]: Self::Sums, x: Self::Bytes, w: Self::Weights) -> Self::Sums {
             // SAFETY: the caller says so of the processor.
-            unsafe { [_mm256_dpbusd_avx_epi32(a, x, w[0]), _mm256_dpbusd_avx_epi32(b, x, w[1])] }
+            unsafe {
+                [
+                    _mm256_dpbusd_avx_epi32(a, x, w[0]),
+                    _mm256_dpbusd_avx_epi32(b, x, w[1]),
+                ]
+            }
         }
     }
 
@@ -362,8 +377,14 @@ mod x86 {
             unsafe {
                 let [a, b] = load(p);
                 [
-                    [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a)), _mm256_srai_epi16::<8>(a)],
-                    [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)), _mm256_srai_epi16::<8>(b)],
+                    [
+                        _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a)),
+                        _mm256_srai_epi16::<8>(a),
+                    ],
+                    [
+                        _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)),
+                        _mm256_srai_epi16::<8>(b),
+                    ],
                 ]
             }
         }
@@ -373,7 +394,10 @@ mod x86 {
             // SAFETY: the caller says so of the processor, and of four bytes at `p`.
             unsafe {
                 let x = _mm256_set1_epi32(p.cast::<i32>().read_unaligned());
-                [_mm256_and_si256(x, _mm256_set1_epi16(255)), _mm256_srli_epi16::<8>(x)]
+                [
+                    _mm256_and_si256(x, _mm256_set1_epi16(255)),
+                    _mm256_srli_epi16::<8>(x),
+                ]
             }
         }
 

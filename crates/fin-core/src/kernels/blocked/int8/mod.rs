@@ -70,7 +70,10 @@ pub fn pack_int8(
     kw: usize,
 ) -> PackedInt8 {
     super::pack::check(weight, bias, [out, from], [kh, kw]);
-    assert!(fits_int8(from, [kh, kw]), "int8: {from} channels and a kernel of {kh} x {kw}");
+    assert!(
+        fits_int8(from, [kh, kw]),
+        "int8: {from} channels and a kernel of {kh} x {kw}"
+    );
     let taps = kh * kw;
     let (blocks, padded_out) = (from.div_ceil(BLOCK), out.next_multiple_of(BLOCK));
     let mut packed = Buffer::new(padded_out * blocks * taps * BLOCK / size_of::<f32>());
@@ -126,7 +129,12 @@ impl PackedInt8 {
     ///
     /// # Safety
     /// `first` is one of the blocks.
-    pub(super) unsafe fn tile<'a>(&self, first: usize, taps: &'a [usize], finish: Finish) -> Tile<'a> {
+    pub(super) unsafe fn tile<'a>(
+        &self,
+        first: usize,
+        taps: &'a [usize],
+        finish: Finish,
+    ) -> Tile<'a> {
         let blocks = self.channels[1].div_ceil(BLOCK);
         // SAFETY: by the contract, these are within the buffers.
         unsafe {
@@ -136,7 +144,11 @@ impl PackedInt8 {
                 blocks,
                 last: self.channels[1] - (blocks - 1) * BLOCK,
                 taps,
-                weight: self.weight.as_ptr().cast::<i8>().add(first * self.block_bytes()),
+                weight: self
+                    .weight
+                    .as_ptr()
+                    .cast::<i8>()
+                    .add(first * self.block_bytes()),
                 weight_block: self.block_bytes(),
                 sums: self.sums.as_ptr().add(first * BLOCK),
                 scales: self.scales.as_ptr().add(first * BLOCK),
@@ -168,7 +180,17 @@ pub fn conv_int8(
     out: &mut [f32],
     found: Option<&mut [Range]>,
 ) -> Shape {
-    run(Isa::detect(), x, shape, ranges, weight, window, fused, out, found)
+    run(
+        Isa::detect(),
+        x,
+        shape,
+        ranges,
+        weight,
+        window,
+        fused,
+        out,
+        found,
+    )
 }
 
 /// Names the chunk that a thread has copied last, so that it copies it once.
@@ -495,7 +517,14 @@ impl Job<'_> {
     }
 
     /// As many pixels as there is room for, of those so many apart.
-    fn quantize(&self, x: &[f32], apart: usize, bytes: Bytes, factors: &[f32; BLOCK], to: &mut [u8]) {
+    fn quantize(
+        &self,
+        x: &[f32],
+        apart: usize,
+        bytes: Bytes,
+        factors: &[f32; BLOCK],
+        to: &mut [u8],
+    ) {
         let count = to.len() / BLOCK;
         assert!(count == 0 || x.len() >= ((count - 1) * apart + 1) * BLOCK);
         let pixels = Pixels {
@@ -523,9 +552,18 @@ pub(super) fn floats(isa: Isa) -> vector::Isa {
 }
 
 /// A whole batch as bytes, `[batch, blocks, height, width, 16]`, for kernels of one pixel.
-pub(super) fn quantized(isa: Isa, x: &[f32], shape: Shape, ranges: &[Range]) -> (Buffer, Vec<Bytes>) {
+pub(super) fn quantized(
+    isa: Isa,
+    x: &[f32],
+    shape: Shape,
+    ranges: &[Range],
+) -> (Buffer, Vec<Bytes>) {
     shape.check("quantisation: input", x.len());
-    assert_eq!(ranges.len(), shape.batch, "quantisation: ranges of {shape:?}");
+    assert_eq!(
+        ranges.len(),
+        shape.batch,
+        "quantisation: ranges of {shape:?}"
+    );
     let quantize = Kernels::new(isa).quantize;
     let bytes: Vec<Bytes> = ranges.iter().map(|range| range.bytes()).collect();
     let mut buffer = Buffer::new(x.len() / size_of::<f32>());
@@ -544,9 +582,15 @@ pub(super) fn quantized(isa: Isa, x: &[f32], shape: Shape, ranges: &[Range]) -> 
         unsafe { quantize(&pixels) };
     };
     if x.len() < INPUT_BYTES / size_of::<f32>() {
-        x.chunks_exact(plane).zip(to.chunks_exact_mut(plane)).enumerate().for_each(each);
+        x.chunks_exact(plane)
+            .zip(to.chunks_exact_mut(plane))
+            .enumerate()
+            .for_each(each);
     } else {
-        x.par_chunks_exact(plane).zip(to.par_chunks_exact_mut(plane)).enumerate().for_each(each);
+        x.par_chunks_exact(plane)
+            .zip(to.par_chunks_exact_mut(plane))
+            .enumerate()
+            .for_each(each);
     }
     (buffer, bytes)
 }

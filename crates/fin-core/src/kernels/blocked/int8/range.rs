@@ -35,6 +35,34 @@ impl Range {
         high: 0.0,
     };
 
+    /// Of an image, from those of its channels and what they are multiplied by, ones without `scale`: to the bit what
+    /// [`ranges()`] finds.
+    ///
+    /// Panics where there are not as many of both.
+    pub fn of_channels(channels: &[Self], scale: Option<&[f32]>) -> Self {
+        if let Some(scale) = scale {
+            assert_eq!(
+                channels.len(),
+                scale.len(),
+                "range: channels and their factors"
+            );
+        }
+        let mut range = Self::EMPTY;
+        let mut poison = 0.0;
+        for (i, channel) in channels.iter().enumerate() {
+            let factor = scale.map_or(1.0, |scale| scale[i]);
+            for x in [channel.low * factor, channel.high * factor] {
+                range.low = range.low.min(x);
+                range.high = range.high.max(x);
+                poison += x * 0.0;
+            }
+        }
+        Self {
+            low: range.low + poison,
+            high: range.high + poison,
+        }
+    }
+
     pub(in super::super) fn bytes(self) -> Bytes {
         let Self { low, high } = self;
         if !low.is_finite() || !high.is_finite() {
@@ -103,7 +131,12 @@ multiversion! {
 }
 
 /// The factors of a block's channels, ones where there are none, of `[batch, channels]`.
-pub(super) fn factors(scale: Option<&[f32]>, shape: Shape, image: usize, block: usize) -> [f32; BLOCK] {
+pub(super) fn factors(
+    scale: Option<&[f32]>,
+    shape: Shape,
+    image: usize,
+    block: usize,
+) -> [f32; BLOCK] {
     let mut factors = [1.0; BLOCK];
     if let Some(scale) = scale {
         let channels = block * BLOCK..shape.channels.min((block + 1) * BLOCK);
@@ -122,7 +155,11 @@ const PIECE: usize = 2048;
 pub fn ranges(x: &[f32], shape: Shape, scale: Option<&[f32]>) -> Vec<Range> {
     shape.check("range: input", x.len());
     if let Some(scale) = scale {
-        assert_eq!(scale.len(), shape.batch * shape.channels, "range: factors of {shape:?}");
+        assert_eq!(
+            scale.len(),
+            shape.batch * shape.channels,
+            "range: factors of {shape:?}"
+        );
     }
     let found = Ranges::new(shape.batch);
     let pieces = shape.plane().div_ceil(PIECE);

@@ -3,9 +3,9 @@
 
 use super::super::tile::{Finish, each};
 use super::super::vector::Vector;
-use super::lanes::{Found, Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2Madd, Avx512Vnni, AvxVnni};
+use super::lanes::{Found, Lanes, Plain};
 use super::{Bytes, STEP, STEP_BYTES};
 use crate::kernels::int8::Isa;
 
