@@ -55,11 +55,10 @@ impl Precision {
                 linear.pack();
                 Ok(())
             }),
-            Self::Int8 if device.is_autodiff() => {
-                let reason = "int8 is for inference; train in f32, and open what was saved in int8";
-                Err(Error::argument("precision", reason))
+            Self::Int8 => {
+                self.check_device(device)?;
+                network.each_linear(&mut Linear::quantize)
             }
-            Self::Int8 => network.each_linear(&mut Linear::quantize),
         }
     }
 
