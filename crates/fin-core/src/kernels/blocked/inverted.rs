@@ -2,7 +2,7 @@
 //! more channels, and one of every channel on its own, without the map between them. A thread
 //! makes some rows of a few of its channels, and uses them while they are in its cache.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use rayon::prelude::*;
 
@@ -19,6 +19,8 @@ const ROWS_BYTES: usize = 448 << 10;
 
 thread_local! {
     static ROWS: RefCell<Buffer> = RefCell::new(Buffer::new(0));
+    /// An input as bytes; taken while in use, as a thread that waits may begin another network.
+    static MAP: Cell<Option<Buffer>> = const { Cell::new(None) };
 }
 
 /// [`conv`](super::conv) of blocked `x` by `expand`, a kernel of one pixel, with `inner` after it,
@@ -86,7 +88,8 @@ pub(super) fn run_int8(
     out: &mut [f32],
 ) -> Shape {
     // All of it, as every task reads some rows of all input channels.
-    let (map, bytes) = int8::quantized(isa, x, shape, ranges);
+    let mut map = MAP.take().unwrap_or_else(|| Buffer::new(0));
+    let bytes = int8::quantize(isa, x, shape, ranges, &mut map);
     let expand = Expand::Int8 {
         packed: expand,
         kernels: int8::Kernels::new(isa),
@@ -94,9 +97,11 @@ pub(super) fn run_int8(
         bytes: &bytes,
     };
     let isa = int8::floats(isa);
-    run(
+    let to = run(
         isa, x, shape, &expand, weight, window, finishes, summary, out,
-    )
+    );
+    MAP.set(Some(map));
+    to
 }
 
 /// The first of the two convolutions, and its input in blocks of channels.
@@ -108,6 +113,16 @@ pub(super) enum Expand<'a> {
         x: &'a [u8],
         bytes: &'a [Bytes],
     },
+}
+
+/// Neighbouring pixels of an image, and blocks of output channels.
+#[derive(Clone, Copy)]
+struct Part {
+    image: usize,
+    start: usize,
+    pixels: usize,
+    first: usize,
+    count: usize,
 }
 
 impl Expand<'_> {
@@ -127,72 +142,74 @@ impl Expand<'_> {
         }
     }
 
-    /// Makes `count` blocks of output channels from `first` on, of the pixels of an image from `start` on, `pixels`
-    /// of them in each block.
+    /// Makes a part of the output, `[count, pixels, 16]` floats at `out`, of an input of this shape.
     ///
     /// # Safety
-    /// The image and the blocks exist, the pixels are within the input's planes, and `count * pixels * 16` floats
-    /// are writable at `out`; kernels are for this processor alone, and the input's length is that of `shape`.
-    unsafe fn rows(
-        &self,
-        shape: Shape,
-        image: usize,
-        start: usize,
-        [first, count]: [usize; 2],
-        pixels: usize,
-        finish: Finish,
-        out: *mut f32,
-    ) {
+    /// The part's image and blocks exist, its pixels are within a plane, and there is room at `out`; kernels are for
+    /// this processor alone, and the input's length is that of `shape`.
+    unsafe fn rows(&self, shape: Shape, part: Part, finish: Finish, out: *mut f32) {
+        let Part {
+            image,
+            start,
+            pixels,
+            first,
+            count,
+        } = part;
         let from = (image * shape.blocks() * shape.plane() + start) * BLOCK;
-        let x_block = shape.plane() * BLOCK;
+        let (x_block, out_block) = (shape.plane() * BLOCK, pixels * BLOCK);
         let blocks = shape.blocks();
         let tiles = pixels.div_ceil(self.most()[1]);
-        let mut done = 0;
-        for tile in 0..tiles {
-            let size = (pixels - done) / (tiles - tile);
-            let at = from + done * BLOCK;
-            // SAFETY: `done + size` is at most `pixels`, so that by the contract the tile lies within the input and
-            // `out`; the weights have `count` blocks from `first` on.
-            unsafe {
-                let out = [out.add(done * BLOCK); 2];
-                match self {
-                    Self::Float(dense, kernels, x) => {
-                        let weight_block = blocks * BLOCK * BLOCK;
-                        let tile = Tile {
-                            x: [x.as_ptr().add(at); 2],
-                            x_block,
-                            blocks,
-                            last: shape.channels - (blocks - 1) * BLOCK,
-                            taps: &[0],
-                            weight: dense.weight.as_ptr().add(first * weight_block),
-                            weight_block,
-                            bias: dense.bias.as_ptr().add(first * BLOCK),
-                            out,
-                            out_block: pixels * BLOCK,
-                            residual: [std::ptr::null(); 2],
-                            finish,
-                        };
+        // First pixel and size of every tile.
+        let sizes = (0..tiles).scan(0, |done, tile| {
+            let size = (pixels - *done) / (tiles - tile);
+            *done += size;
+            Some((*done - size, size))
+        });
+        // SAFETY: the tiles are within the part's pixels, so that by the contract they lie within the input and
+        // `out`; the weights have `count` blocks from `first` on.
+        unsafe {
+            match self {
+                Self::Float(dense, kernels, x) => {
+                    let weight_block = blocks * BLOCK * BLOCK;
+                    let mut tile = Tile {
+                        x: [std::ptr::null(); 2],
+                        x_block,
+                        blocks,
+                        last: shape.channels - (blocks - 1) * BLOCK,
+                        taps: &[0],
+                        weight: dense.weight.as_ptr().add(first * weight_block),
+                        weight_block,
+                        bias: dense.bias.as_ptr().add(first * BLOCK),
+                        out: [out; 2],
+                        out_block,
+                        residual: [std::ptr::null(); 2],
+                        finish,
+                    };
+                    for (done, size) in sizes {
+                        tile.x = [x.as_ptr().add(from + done * BLOCK); 2];
+                        tile.out = [out.add(done * BLOCK); 2];
                         (kernels.get(count, 1, size))(&tile);
                     }
-                    Self::Int8 {
-                        packed,
-                        kernels,
-                        x,
-                        bytes,
-                    } => {
-                        let tile = int8::Tile {
-                            x: [x.as_ptr().add(at); 2],
-                            x_block,
-                            bytes: [bytes[image]; 2],
-                            out,
-                            out_block: pixels * BLOCK,
-                            ..packed.tile(first, &[0], finish)
-                        };
+                }
+                Self::Int8 {
+                    packed,
+                    kernels,
+                    x,
+                    bytes,
+                } => {
+                    let mut tile = int8::Tile {
+                        x_block,
+                        bytes: [bytes[image]; 2],
+                        out_block,
+                        ..packed.tile(first, &[0], finish)
+                    };
+                    for (done, size) in sizes {
+                        tile.x = [x.as_ptr().add(from + done * BLOCK); 2];
+                        tile.out = [out.add(done * BLOCK); 2];
                         (kernels.get(count, 1, size))(&tile);
                     }
                 }
             }
-            done += size;
         }
     }
 }
@@ -268,13 +285,17 @@ pub(super) fn run(
         let below = below.saturating_sub(top).clamp(above, shape.height);
         let pixels = (below - above) * shape.width;
         rows.resize(count * pixels * BLOCK);
-        let columns = [first, count];
-        let above_pixels = above * shape.width;
+        let part = Part {
+            image,
+            start: above * shape.width,
+            pixels,
+            first,
+            count,
+        };
         // SAFETY: image, rows and blocks are within the checked lengths of the input and the weights, and there is
         // room for these pixels in `rows`; the kernels were chosen for this processor.
         unsafe {
-            let to = rows.as_mut_ptr();
-            expand.rows(shape, image, above_pixels, columns, pixels, finishes[0], to);
+            expand.rows(shape, part, finishes[0], rows.as_mut_ptr());
         }
         for block in 0..count {
             let plane = image * to.blocks() + first + block;

@@ -551,13 +551,15 @@ pub(super) fn floats(isa: Isa) -> vector::Isa {
     }
 }
 
-/// A whole batch as bytes, `[batch, blocks, height, width, 16]`, for kernels of one pixel.
-pub(super) fn quantized(
+/// A whole batch as bytes, `[batch, blocks, height, width, 16]`, for kernels of one pixel; returns how every image
+/// was brought to them.
+pub(super) fn quantize(
     isa: Isa,
     x: &[f32],
     shape: Shape,
     ranges: &[Range],
-) -> (Buffer, Vec<Bytes>) {
+    to: &mut Buffer,
+) -> Vec<Bytes> {
     shape.check("quantisation: input", x.len());
     assert_eq!(
         ranges.len(),
@@ -566,9 +568,9 @@ pub(super) fn quantized(
     );
     let quantize = Kernels::new(isa).quantize;
     let bytes: Vec<Bytes> = ranges.iter().map(|range| range.bytes()).collect();
-    let mut buffer = Buffer::new(x.len() / size_of::<f32>());
+    to.resize(x.len() / size_of::<f32>());
+    let to: &mut [u8] = bytemuck::cast_slice_mut(to);
     let plane = shape.plane() * BLOCK;
-    let to: &mut [u8] = bytemuck::cast_slice_mut(&mut buffer);
     let each = |(number, (x, to)): (usize, (&[f32], &mut [u8]))| {
         let pixels = Pixels {
             x: x.as_ptr(),
@@ -592,5 +594,5 @@ pub(super) fn quantized(
             .enumerate()
             .for_each(each);
     }
-    (buffer, bytes)
+    bytes
 }
