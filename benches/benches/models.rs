@@ -90,7 +90,7 @@ fn run() -> Outcome<()> {
         Err(_) => Precision::F32,
     };
     if precision == Precision::Int8 && !network.has_int8() {
-        println!("{}", json!({"skipped": "int8 is for transformers"}));
+        println!("{}", json!({"skipped": "int8 is not for point networks"}));
         return Ok(());
     }
     if let Some(directory) = dump::directory() {

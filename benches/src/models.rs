@@ -167,14 +167,19 @@ impl Network {
             Self::Text(network) => precision.apply(&mut network.backbone, device)?,
             Self::Clip(network, _) => precision.apply(network, device)?,
             // Made for inference when it was built.
-            Self::Image(..) | Self::Points(..) => {}
+            Self::Image(..) if precision == Precision::F32 => {}
+            Self::Image(network, run) => {
+                run.backbone = network.backbone.quantize()?;
+                network.backbone = run.backbone.clone();
+            }
+            Self::Points(..) => {}
         }
         Ok(())
     }
 
     /// Whether the family has layers in 8 bits.
     pub fn has_int8(&self) -> bool {
-        matches!(self, Self::Text(_) | Self::Clip(..))
+        !matches!(self, Self::Points(..))
     }
 
     /// The model of a row of the catalogue.

@@ -56,9 +56,9 @@ pub struct ModelArgs {
     #[arg(long)]
     pub check: bool,
 
-    /// What the weights of a transformer's layers are held in: f32, or int8, which is faster on processors
+    /// What the weights of large layers are held in: f32, or int8, which is faster on processors
     /// with VNNI, takes a quarter of the layers' memory, and leaves embeddings close to those of f32
-    /// (all-minilm-l6-v2: cosines of 0.99 and more); for the device flex
+    /// (all-minilm-l6-v2: cosines of 0.99 and more); for the device flex, and models of texts and images
     #[arg(long, default_value = "f32")]
     pub precision: Precision,
 }

@@ -265,10 +265,10 @@ fn int8_is_close_to_f32_and_refused_where_it_means_nothing() {
     let mut command = fin();
     command
         .arg("encode")
-        .arg(fixture("images"))
+        .arg(fixture("meshes"))
         .arg("--output")
         .arg(&output);
-    command.args(["--model", "resnet-base", "--precision", "int8"]);
+    command.args(["--model", "pointnet-base", "--precision", "int8"]);
     common::Run::from(command.output().unwrap()).fails_with(&["precision"]);
     assert!(!output.exists());
 }

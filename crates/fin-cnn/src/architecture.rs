@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use fin_core::{Backbone, Error, Result};
+use fin_core::{Backbone, Error, Precision, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::efficientnet::{EfficientNet, EfficientNetConfig};
@@ -180,7 +180,7 @@ pub enum CnnBackbone {
     ResNet(ResNet),
     /// EfficientNet, Lite included.
     EfficientNet(EfficientNet),
-    /// Either of them for inference on `flex`: [`CnnBackbone::compile`].
+    /// Either of them for inference on `flex`: [`CnnBackbone::compile`], [`CnnBackbone::quantize`].
     Blocked(Blocked),
 }
 
@@ -239,12 +239,25 @@ impl CnnBackbone {
     /// Weights are folded and packed layer by layer, so that no more than one layer is in memory
     /// a third time.
     pub fn compile(&self) -> Self {
-        match Plan::new(self) {
-            Some(plan) => Self::Blocked(Blocked {
-                plan: Arc::new(plan),
-            }),
-            None => self.fold(),
-        }
+        self.packed(Precision::F32).unwrap_or_else(|| self.fold())
+    }
+
+    /// Nearly the same function at inference on `flex`, as [`CnnBackbone::compile`] has it, with most convolutions in
+    /// 8 bits (`fin_core::kernels::blocked::conv_int8`): those in which every output sees every input, but for the first
+    /// and those of squeeze and excitation.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the weights are not f32 on `flex`, or the network was compiled before.
+    pub fn quantize(&self) -> Result<Self> {
+        self.packed(Precision::Int8).ok_or_else(|| {
+            let reason = "int8 takes a network as it was loaded, in f32 on the device `flex`";
+            Error::argument("precision", reason)
+        })
+    }
+
+    fn packed(&self, precision: Precision) -> Option<Self> {
+        let plan = Arc::new(Plan::new(self, precision)?);
+        Some(Self::Blocked(Blocked { plan }))
     }
 }
 

@@ -10,7 +10,7 @@ use fin_core::atomic::AtomicDir;
 use fin_core::image::{Augmentation, MAX_PIXELS, RgbImage, read_image};
 use fin_core::nn::LinearConfig;
 use fin_core::weights::{self, Checkpoint, LoadReport, Names};
-use fin_core::{Embedder, Error, MapPooling, Result};
+use fin_core::{Embedder, Error, MapPooling, Precision, Result};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -40,6 +40,9 @@ pub struct ImageOptions {
     pub freeze: bool,
     /// Refuse weights with NaN or infinite values.
     pub check: bool,
+    /// What the weights of most convolutions are held in ([`CnnBackbone::quantize`](crate::CnnBackbone::quantize));
+    /// heads are in f32.
+    pub precision: Precision,
 }
 
 /// An image embedding model: preprocessing, network, and the directory it is kept in.
@@ -56,6 +59,7 @@ pub struct ImageEmbedder {
     max_pixels: u64,
     augmentation: Option<Augmentation>,
     freeze: bool,
+    precision: Precision,
     dialect: Dialect,
     report: LoadReport,
 }
@@ -144,6 +148,7 @@ impl ImageEmbedder {
         options: &ImageOptions,
         device: &Device,
     ) -> Result<Self> {
+        options.precision.check_device(device)?;
         for checkpoint in [Some(checkpoint), projection].into_iter().flatten() {
             if options.check {
                 checkpoint.check_finite()?;
@@ -153,6 +158,10 @@ impl ImageEmbedder {
         let dialect = Dialect::detect(checkpoint, &shape)?;
         let names = dialect.names_in(checkpoint, &shape);
         let (backbone, mut report) = weights::load(shape.init(device), checkpoint, &names, device)?;
+        let backbone = match options.precision {
+            Precision::F32 => backbone,
+            Precision::Int8 => backbone.quantize()?,
+        };
         let features = shape.hidden_size();
         let mut head = None;
         if let (Some(checkpoint), Some(width)) = (projection, config.projection) {
@@ -234,6 +243,7 @@ impl ImageEmbedder {
             max_pixels: options.max_pixels.unwrap_or(MAX_PIXELS),
             augmentation: options.augmentation,
             freeze: options.freeze,
+            precision: options.precision,
             dialect,
             report,
         })
@@ -508,6 +518,7 @@ impl Embedder for ImageEmbedder {
     /// `projection.safetensors` where there is one. The classifier is not there: in torchvision,
     /// replace it by `torch.nn.Identity()` or load with `strict=False`.
     fn save(&self, directory: &Path) -> Result<()> {
+        self.precision.check_save()?;
         let target = AtomicDir::create(directory)?;
         self.write(target.path())?;
         target.commit()

@@ -21,6 +21,8 @@
 //! # Ok::<(), fin_core::Error>(())
 //! ```
 //!
+//! [`ImageOptions::precision`] has most convolutions in 8 bits, for inference on `flex`.
+//!
 //! [`resnet`] and [`efficientnet`] hold the networks for use without the rest.
 
 pub mod architecture;

@@ -202,3 +202,37 @@ fn pixels_under_autodiff_are_refused() {
         .compile()
         .forward(&pixels([1, 3, 32, 32], &device.autodiff()));
 }
+
+#[test]
+fn networks_in_8_bits_are_close_and_see_every_image_alone() {
+    let device = DeviceSpec::Flex.open().unwrap();
+    for (name, network) in networks(&device) {
+        let coarse = network.quantize().unwrap();
+        // Large enough that images go through the first layers a few at a time.
+        for shape in [[3, 3, 64, 50], [5, 3, 301, 330]] {
+            let x = pixels(shape, &device);
+            let [exact, found] =
+                [&network.compile(), &coarse].map(|network| values(network.forward(&x)));
+            let error = relative(&found, &exact);
+            assert!((1e-4..0.05).contains(&error), "{name} {shape:?}: {error}");
+            let image = found.len() / shape[0];
+            for i in 0..shape[0] {
+                let alone = coarse.forward(&x.clone().narrow(0, i, 1));
+                let beside = &found[i * image..][..image];
+                assert_eq!(values(alone), beside, "{name} {shape:?}, image {i}");
+            }
+            let wrong = x.clone().slice_fill([1..2, 0..1, 5..6, 7..8], f32::NAN);
+            let lost = values(coarse.forward(&wrong));
+            for (i, (lost, kept)) in lost.iter().zip(&found).enumerate() {
+                let right = if i / image == 1 {
+                    !lost.is_finite()
+                } else {
+                    lost == kept
+                };
+                assert!(right, "{name} {shape:?}, value {i}: {lost}, {kept} before");
+            }
+        }
+        let again = coarse.quantize().unwrap_err().to_string();
+        assert!(again.contains("precision"), "{again}");
+    }
+}

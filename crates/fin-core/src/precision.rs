@@ -14,8 +14,8 @@ pub enum Precision {
     /// 32-bit floats, as the reference libraries have by default.
     #[default]
     F32,
-    /// Integers of 8 bits, with activations brought to 8 bits row by row
-    /// ([`crate::kernels::int8`]): for inference on `flex`.
+    /// Integers of 8 bits, with activations brought to 8 bits row by row ([`crate::kernels::int8`]), or image by
+    /// image (`crate::kernels::blocked::conv_int8`): for inference on `flex`.
     Int8,
 }
 
@@ -55,12 +55,29 @@ impl Precision {
                 linear.pack();
                 Ok(())
             }),
-            Self::Int8 if device.is_autodiff() => {
-                let reason = "int8 is for inference; train in f32, and open what was saved in int8";
-                Err(Error::argument("precision", reason))
+            Self::Int8 => {
+                self.check_device(device)?;
+                network.each_linear(&mut Linear::quantize)
             }
-            Self::Int8 => network.each_linear(&mut Linear::quantize),
         }
+    }
+
+    /// Refuses a device on which nothing has this precision.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for int8 within autodiff, and elsewhere than on `flex`.
+    pub fn check_device(self, device: &Device) -> Result<()> {
+        if self == Self::F32 {
+            return Ok(());
+        }
+        let reason = if device.is_autodiff() {
+            "int8 is for inference; train in f32, and open what was saved in int8"
+        } else if !on_flex(device) {
+            "int8 is for inference on the device `flex`; leave it out elsewhere"
+        } else {
+            return Ok(());
+        };
+        Err(Error::argument("precision", reason))
     }
 
     /// Refuses to write weights that are not there any more.
@@ -76,4 +93,14 @@ impl Precision {
             }
         }
     }
+}
+
+#[cfg(feature = "flex")]
+fn on_flex(device: &Device) -> bool {
+    crate::kernels::slices::takes(&burn::tensor::Tensor::<1>::zeros([1], device))
+}
+
+#[cfg(not(feature = "flex"))]
+fn on_flex(_: &Device) -> bool {
+    false
 }

@@ -44,7 +44,7 @@ pub struct ModelOptions {
     pub freeze: bool,
     /// Refuse weights with NaN or infinite values.
     pub check: bool,
-    /// What the weights of a transformer's layers are held in; texts, and texts and images.
+    /// What the weights of a network's large layers are held in; not for meshes.
     pub precision: Precision,
     /// Largest number of tokens, instead of the model's; for texts.
     pub max_length: Option<usize>,
@@ -105,7 +105,7 @@ impl ModelOptions {
             (
                 "precision",
                 self.precision != Precision::F32,
-                &[Text, TextImage],
+                &[Text, Image, TextImage],
             ),
         ];
         let meaningless =
@@ -142,6 +142,7 @@ impl ModelOptions {
             augmentation: self.augmentation,
             freeze: self.freeze,
             check: self.check,
+            precision: self.precision,
         })
     }
 

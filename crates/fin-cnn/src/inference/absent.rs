@@ -1,6 +1,7 @@
 //! Without `flex` no network is packed.
 
 use burn::tensor::Tensor;
+use fin_core::Precision;
 
 use crate::architecture::CnnBackbone;
 
@@ -9,7 +10,7 @@ use crate::architecture::CnnBackbone;
 pub(crate) enum Plan {}
 
 impl Plan {
-    pub(crate) fn new(_: &CnnBackbone) -> Option<Self> {
+    pub(crate) fn new(_: &CnnBackbone, _: Precision) -> Option<Self> {
         None
     }
 

@@ -1,8 +1,12 @@
 //! Layers with packed weights, and the memory between them.
 
+use std::borrow::Cow;
+
+use fin_core::Precision;
 use fin_core::kernels::blocked::{
-    BLOCK, Buffer, Fused, PackedConv, PackedDepthwise, PackedStem, Shape, Window, conv, depthwise,
-    expand_depthwise, pack, pack_depthwise, pack_stem, stem,
+    BLOCK, Buffer, Fused, PackedConv, PackedDepthwise, PackedInt8, PackedStem, Range, Shape,
+    Summary, Window, conv, conv_int8, depthwise, expand_depthwise, expand_depthwise_int8,
+    fits_int8, pack, pack_depthwise, pack_int8, pack_stem, ranges, stem,
 };
 use fin_core::kernels::{Activation, slices};
 use fin_core::nn::{Conv2d, ConvPadding};
@@ -45,6 +49,20 @@ impl Pool {
 pub(super) struct Map {
     pub values: Buffer,
     pub shape: Shape,
+    /// What is known of the values, from whatever made the map.
+    pub known: Known,
+}
+
+/// Smallest and largest values of a map.
+#[derive(Default)]
+pub(super) enum Known {
+    /// Nobody has looked.
+    #[default]
+    Nothing,
+    /// Of every image.
+    Images(Vec<Range>),
+    /// Of every channel of every image.
+    Channels(Vec<Range>),
 }
 
 impl Map {
@@ -52,6 +70,27 @@ impl Map {
         Self {
             values: pool.take(shape.blocked_len()),
             shape,
+            known: Known::Nothing,
+        }
+    }
+
+    /// Of every image, its channels multiplied by `scale` `[batch, channels]`.
+    fn ranges(&self, scale: Option<&[f32]>) -> Cow<'_, [Range]> {
+        let channels = self.shape.channels;
+        let image = |(i, extents)| {
+            let scale = scale.map(|scale| &scale[i * channels..][..channels]);
+            Range::of_channels(extents, scale)
+        };
+        match (&self.known, scale) {
+            (Known::Images(ranges), None) => Cow::Borrowed(ranges),
+            (Known::Channels(extents), _) => Cow::Owned(
+                extents
+                    .chunks_exact(channels)
+                    .enumerate()
+                    .map(image)
+                    .collect(),
+            ),
+            _ => Cow::Owned(ranges(&self.values, self.shape, scale)),
         }
     }
 }
@@ -124,6 +163,11 @@ impl Weights {
         let [out, from, kh, kw] = self.shape;
         pack(&self.weight, self.bias.as_deref(), out, from, kh, kw)
     }
+
+    fn pack_int8(&self) -> PackedInt8 {
+        let [out, from, kh, kw] = self.shape;
+        pack_int8(&self.weight, self.bias.as_deref(), out, from, kh, kw)
+    }
 }
 
 /// Whether the kernels have an activation.
@@ -176,20 +220,45 @@ impl First {
     }
 }
 
+/// Weights of a convolution in which every output sees every input.
+enum Packed {
+    Float(PackedConv),
+    Int8(PackedInt8),
+}
+
+impl Packed {
+    /// Channels of the output and the input.
+    fn channels(&self) -> [usize; 2] {
+        match self {
+            Self::Float(packed) => packed.channels(),
+            Self::Int8(packed) => packed.channels(),
+        }
+    }
+}
+
 /// A convolution in which every output sees every input.
 pub(super) struct Dense {
-    packed: PackedConv,
+    packed: Packed,
     step: Step,
     activation: Activation,
 }
 
 impl Dense {
-    /// With `activation` in place of the layer's own.
-    pub(super) fn new(layer: &ConvNorm, activation: Activation) -> Option<Self> {
+    /// With `activation` in place of the layer's own. A layer whose sums could leave 32 bits is in f32 in any
+    /// precision.
+    pub(super) fn new(
+        layer: &ConvNorm,
+        activation: Activation,
+        precision: Precision,
+    ) -> Option<Self> {
         let conv = layer.fold().conv;
         let weights = (conv.groups == 1 && has(activation)).then(|| Weights::of(&conv))??;
+        let [_, from, kh, kw] = weights.shape;
         Some(Self {
-            packed: weights.pack(),
+            packed: match precision {
+                Precision::Int8 if fits_int8(from, [kh, kw]) => Packed::Int8(weights.pack_int8()),
+                _ => Packed::Float(weights.pack()),
+            },
             step: Step::new(&conv),
             activation,
         })
@@ -198,6 +267,11 @@ impl Dense {
     /// Shape of the output.
     pub(super) fn shape(&self, x: Shape) -> Shape {
         self.step.over(x, self.packed.channels()[0]).1
+    }
+
+    /// Whether the extent of an input is needed.
+    pub(super) fn is_int8(&self) -> bool {
+        matches!(self.packed, Packed::Int8(_))
     }
 
     /// Whether every output pixel is made of one input pixel, at the same place.
@@ -220,7 +294,19 @@ impl Dense {
         fused.onto = residual.is_some();
         let mut map = residual.unwrap_or_else(|| Map::new(to, pool));
         let y = &mut map.values;
-        conv(&x.values, x.shape, &self.packed, window, fused, y);
+        match &self.packed {
+            Packed::Float(packed) => {
+                conv(&x.values, x.shape, packed, window, fused, y);
+                map.known = Known::Nothing;
+            }
+            Packed::Int8(packed) => {
+                let ranges = x.ranges(scale);
+                let mut found = vec![Range::EMPTY; to.batch];
+                let slot = Some(&mut found[..]);
+                conv_int8(&x.values, x.shape, &ranges, packed, window, fused, y, slot);
+                map.known = Known::Images(found);
+            }
+        }
         map
     }
 }
@@ -256,28 +342,42 @@ impl Depthwise {
     }
 
     /// After `expand`, where there is one. `means` takes the means of the output's channels,
-    /// `[batch, channels]`.
+    /// `[batch, channels]`; their extents are looked for where `extents` is set.
     pub(super) fn run(
         &self,
         expand: Option<&Dense>,
         x: &Map,
         means: Option<&mut [f32]>,
+        extents: bool,
         pool: &mut Pool,
     ) -> Map {
         let (packed, activation) = (&self.packed, self.activation);
         let (window, to) = self.step.over(x.shape, packed.channels());
         let mut map = Map::new(to, pool);
         let (values, y) = (&x.values, &mut map.values);
-        match expand {
-            None => depthwise(values, x.shape, packed, window, activation, means, y),
-            Some(Dense {
-                packed: expand,
-                activation: inner,
-                ..
-            }) => expand_depthwise(
-                values, x.shape, expand, *inner, packed, window, activation, means, y,
-            ),
+        let mut found = match extents {
+            true => vec![Range::EMPTY; to.batch * to.channels],
+            false => Vec::new(),
         };
+        let summary = Summary {
+            means,
+            extents: extents.then_some(&mut found[..]),
+        };
+        match expand.map(|expand| (&expand.packed, expand.activation)) {
+            None => depthwise(values, x.shape, packed, window, activation, summary, y),
+            Some((Packed::Float(expand), inner)) => expand_depthwise(
+                values, x.shape, expand, inner, packed, window, activation, summary, y,
+            ),
+            Some((Packed::Int8(expand), inner)) => {
+                let ranges = x.ranges(None);
+                expand_depthwise_int8(
+                    values, x.shape, &ranges, expand, inner, packed, window, activation, summary, y,
+                )
+            }
+        };
+        if extents {
+            map.known = Known::Channels(found);
+        }
         map
     }
 

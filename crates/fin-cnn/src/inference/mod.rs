@@ -1,6 +1,7 @@
 //! Networks at inference on `flex`, as layers of [`fin_core::kernels::blocked`]: batch
 //! normalisations taken into the convolutions, weights packed once, and activations in blocks of
-//! 16 channels from the pixels to the last feature map.
+//! 16 channels from the pixels to the last feature map. In 8 bits are, where asked for, the convolutions in which
+//! every output sees every input, but for the first and those of squeeze and excitation.
 
 mod layers;
 
@@ -8,14 +9,15 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Tensor, TensorData};
-use fin_core::Backbone;
 use fin_core::kernels::blocked::{Shape, Window, from_blocked, max_pool};
 use fin_core::kernels::{Activation, slices};
+use fin_core::{Backbone, Precision};
 
 use crate::architecture::CnnBackbone;
 use crate::efficientnet::{EfficientNet, MbConv};
+use crate::layers::ConvNorm;
 use crate::resnet::{ResNet, Residual};
-use layers::{Dense, Depthwise, Excite, First, Map, Pool};
+use layers::{Dense, Depthwise, Excite, First, Known, Map, Pool};
 
 /// Bytes a thread of the largest feature map that images go through the first layers with: few
 /// enough to stay in the last level of the cache from one layer to the next.
@@ -73,12 +75,15 @@ fn all<A, B>(list: &[A], part: impl Fn(&A) -> Option<B>) -> Option<Vec<B>> {
 impl Plan {
     /// Folds and packs a network, layer by layer; none where its weights are not on `flex`, or it
     /// has layers that the kernels do not know.
-    pub(crate) fn new(network: &CnnBackbone) -> Option<Self> {
+    pub(crate) fn new(network: &CnnBackbone, precision: Precision) -> Option<Self> {
         let (first, stages) = match network {
-            CnnBackbone::ResNet(network) => (First::new(&network.stem)?, resnet(network)?),
-            CnnBackbone::EfficientNet(network) => {
-                (First::new(&network.stem)?, efficientnet(network)?)
+            CnnBackbone::ResNet(network) => {
+                (First::new(&network.stem)?, resnet(network, precision)?)
             }
+            CnnBackbone::EfficientNet(network) => (
+                First::new(&network.stem)?,
+                efficientnet(network, precision)?,
+            ),
             CnnBackbone::Blocked(_) => return None,
         };
         Some(Self {
@@ -144,9 +149,14 @@ impl Plan {
         let images = batch.div_ceil(batch.div_ceil(images));
         if images < batch {
             let mut joined: Option<Map> = None;
+            let mut ranges = Some(Vec::with_capacity(batch));
             for start in (0..batch).step_by(images) {
                 let part = pixels.part(start, images.min(batch - start));
                 let part = self.run_to(count, part, pool);
+                match (&mut ranges, &part.known) {
+                    (Some(ranges), Known::Images(part)) => ranges.extend(part),
+                    _ => ranges = None,
+                }
                 let to = Shape {
                     batch,
                     ..part.shape
@@ -157,7 +167,8 @@ impl Plan {
                 pool.put(part);
             }
             if let Some(joined) = joined {
-                return joined;
+                let known = ranges.map_or(Known::Nothing, Known::Images);
+                return Map { known, ..joined };
             }
         }
         match count.checked_sub(1) {
@@ -195,17 +206,18 @@ impl Pixels<'_> {
     }
 }
 
-fn resnet(network: &ResNet) -> Option<Vec<Stage>> {
+fn resnet(network: &ResNet, precision: Precision) -> Option<Vec<Stage>> {
+    let own = |conv: &ConvNorm| Dense::new(conv, conv.activation, precision);
     let residual = |block: &Residual| {
         let [first, middle @ .., last] = &block.convs[..] else {
             return None;
         };
         Some(ResidualPlan {
-            first: Dense::new(first, first.activation)?,
-            middle: all(middle, |conv| Dense::new(conv, conv.activation))?,
-            last: Dense::new(last, Activation::Relu)?,
+            first: own(first)?,
+            middle: all(middle, own)?,
+            last: Dense::new(last, Activation::Relu, precision)?,
             downsample: match &block.downsample {
-                Some(conv) => Some(Dense::new(conv, conv.activation)?),
+                Some(conv) => Some(own(conv)?),
                 None => None,
             },
         })
@@ -216,12 +228,13 @@ fn resnet(network: &ResNet) -> Option<Vec<Stage>> {
         .collect()
 }
 
-fn efficientnet(network: &EfficientNet) -> Option<Vec<Stage>> {
+fn efficientnet(network: &EfficientNet, precision: Precision) -> Option<Vec<Stage>> {
+    let own = |conv: &ConvNorm| Dense::new(conv, conv.activation, precision);
     let block = |block: &MbConv| {
         Some(MbConvPlan {
             expand: match &block.expand {
                 Some(conv) => {
-                    let conv = Dense::new(conv, conv.activation)?;
+                    let conv = own(conv)?;
                     Some(conv.is_point().then_some(conv)?)
                 }
                 None => None,
@@ -231,17 +244,14 @@ fn efficientnet(network: &EfficientNet) -> Option<Vec<Stage>> {
                 Some(layer) => Some(Excite::new(layer)?),
                 None => None,
             },
-            project: Dense::new(&block.project, block.project.activation)?,
+            project: own(&block.project)?,
             shortcut: block.stochastic_depth.is_some(),
         })
     };
     let mut stages = all(&network.stages, |stage| {
         Some(Stage::MbConv(all(stage, block)?))
     })?;
-    stages.push(Stage::Head(Dense::new(
-        &network.head,
-        network.head.activation,
-    )?));
+    stages.push(Stage::Head(own(&network.head)?));
     Some(stages)
 }
 
@@ -366,7 +376,8 @@ impl MbConvPlan {
         let mut means = vec![0.0; batch * self.depthwise.channels()];
         let excite = self.excite.as_ref();
         let wanted = excite.map(|_| &mut means[..]);
-        let wide = self.depthwise.run(self.expand.as_ref(), &x, wanted, pool);
+        let (expand, extents) = (self.expand.as_ref(), self.project.is_int8());
+        let wide = self.depthwise.run(expand, &x, wanted, extents, pool);
         let scale = excite.map(|layer| layer.run(&means, batch, pool));
         let shortcut = if self.shortcut {
             Some(x)

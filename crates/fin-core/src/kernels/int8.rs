@@ -278,7 +278,7 @@ type Kernel = unsafe fn(&[u8], usize, &[i8], &mut [[i32; COLUMNS]; 14]);
 
 /// An instruction set that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Isa {
+pub(super) enum Isa {
     /// AVX-512 F and VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
@@ -301,27 +301,28 @@ macro_rules! by_rows {
 
 impl Isa {
     /// What this processor has, the fastest first.
-    fn available() -> impl Iterator<Item = Self> {
+    pub(super) fn available() -> impl Iterator<Item = Self> {
+        // Whatever has AVX2 has FMA, which the kernels for convolutions have in what follows the sums.
+        #[cfg(target_arch = "x86_64")]
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         let all = [
             #[cfg(target_arch = "x86_64")]
             (
                 Self::Avx512Vnni,
-                is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"),
+                avx2 && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512vnni"),
             ),
             #[cfg(target_arch = "x86_64")]
-            (
-                Self::AvxVnni,
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
-            ),
+            (Self::AvxVnni, avx2 && is_x86_feature_detected!("avxvnni")),
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx2, is_x86_feature_detected!("avx2")),
+            (Self::Avx2, avx2),
             (Self::Portable, true),
         ];
         all.into_iter().filter(|(_, has)| *has).map(|(isa, _)| isa)
     }
 
     /// The fastest that this processor has.
-    fn detect() -> Self {
+    pub(super) fn detect() -> Self {
         Self::available().next().unwrap_or(Self::Portable)
     }
 

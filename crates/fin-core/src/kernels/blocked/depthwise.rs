@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::int8::Range;
 use super::memory::{Buffer, Shared};
 use super::tile::Finish;
 #[cfg(target_arch = "x86_64")]
@@ -9,8 +10,69 @@ use super::vector::{Avx2, Avx512};
 use super::vector::{Isa, Portable, Vector};
 use super::{BLOCK, PackedDepthwise, Shape, Window, finish};
 
+/// What is to be found out of the channels of an output while it is made.
+#[derive(Debug, Default)]
+pub struct Summary<'a> {
+    /// Takes their means, `[batch, channels]`.
+    pub means: Option<&'a mut [f32]>,
+    /// Takes their smallest and largest values, zero among them, `[batch, channels]`: [`Range::of_channels`]. Where a
+    /// value is not finite, nor is what stands here.
+    pub extents: Option<&'a mut [Range]>,
+}
+
+/// Pieces of a plane that are tasks.
+const MOST_PIECES: usize = 16;
+
+/// Floats that are kept of a part of a plane: sums, largest and smallest values.
+pub(super) const PART: usize = 3 * BLOCK;
+
+impl Summary<'_> {
+    /// Room for `parts` parts of every plane of `shape`, or none. Panics where a length does not fit.
+    pub(super) fn parts(&self, what: &str, parts: usize, shape: Shape) -> Option<Buffer> {
+        let lengths = [
+            self.means.as_ref().map(|m| m.len()),
+            self.extents.as_ref().map(|e| e.len()),
+        ];
+        for length in lengths.into_iter().flatten() {
+            assert_eq!(
+                length,
+                shape.batch * shape.channels,
+                "{what}: means of {shape:?}"
+            );
+        }
+        let wanted = lengths.iter().any(Option::is_some);
+        wanted.then(|| Buffer::new(shape.batch * shape.blocks() * parts * PART))
+    }
+
+    /// Of `[batch, blocks, parts, 3, 16]`.
+    pub(super) fn finish(self, found: &[f32], parts: usize, shape: Shape) {
+        let part = |i: usize| {
+            let (image, channel) = (i / shape.channels, i % shape.channels);
+            let plane = image * shape.blocks() + channel / BLOCK;
+            let parts = &found[plane * parts * PART..(plane + 1) * parts * PART];
+            parts.iter().skip(channel % BLOCK).step_by(BLOCK)
+        };
+        if let Some(means) = self.means {
+            let scale = 1.0 / shape.plane() as f32;
+            for (i, mean) in means.iter_mut().enumerate() {
+                *mean = part(i).step_by(3).sum::<f32>() * scale;
+            }
+        }
+        if let Some(extents) = self.extents {
+            for (i, extent) in extents.iter_mut().enumerate() {
+                let sum = part(i).step_by(3).sum::<f32>();
+                // What is not a number gets lost in a comparison, but not in a sum.
+                let poison = sum * 0.0;
+                *extent = Range {
+                    high: part(i).skip(1).step_by(3).fold(0.0f32, |a, b| a.max(*b)) + poison,
+                    low: part(i).skip(2).step_by(3).fold(0.0f32, |a, b| a.min(*b)) + poison,
+                };
+            }
+        }
+    }
+}
+
 /// Convolution of blocked `x` channel by channel into blocked `out`; returns the shape of `out`.
-/// `means` `[batch, channels]` takes the means of the output's channels.
 ///
 /// Panics where a length does not fit, the kernel does not fit the padded input, or the
 /// activation is not one of identity, ReLU, ReLU6 and SiLU.
@@ -20,11 +82,20 @@ pub fn depthwise(
     weight: &PackedDepthwise,
     window: Window,
     activation: super::Activation,
-    means: Option<&mut [f32]>,
+    summary: Summary,
     out: &mut [f32],
 ) -> Shape {
     let finish = finish(activation);
-    run(Isa::detect(), x, shape, weight, window, finish, means, out)
+    run(
+        Isa::detect(),
+        x,
+        shape,
+        weight,
+        window,
+        finish,
+        summary,
+        out,
+    )
 }
 
 /// Rows of one block of channels of one image.
@@ -43,8 +114,8 @@ pub(super) struct Rows<'a> {
     pub out_width: usize,
     pub lines: std::ops::Range<usize>,
     pub finish: Finish,
-    /// Where the sum of all outputs goes.
-    pub sum: Option<&'a mut [f32; BLOCK]>,
+    /// Where the sums of all outputs go, and the largest and smallest ones where the kernel has them.
+    pub part: Option<&'a mut [f32; PART]>,
 }
 
 /// [`depthwise`] with an instruction set.
@@ -56,7 +127,7 @@ pub(super) fn run(
     packed: &PackedDepthwise,
     window: Window,
     finish: Finish,
-    means: Option<&mut [f32]>,
+    summary: Summary,
     out: &mut [f32],
 ) -> Shape {
     shape.check("depthwise convolution: input", x.len());
@@ -72,28 +143,20 @@ pub(super) fn run(
         ..shape
     };
     to.check("depthwise convolution: output", out.len());
-    if let Some(means) = &means {
-        assert_eq!(
-            means.len(),
-            shape.batch * shape.channels,
-            "depthwise convolution: means of {shape:?}"
-        );
-    }
 
     let planes = shape.batch * shape.blocks();
     let taps = packed.kernel[0] * packed.kernel[1];
-    // Pieces of a plane only where there are few planes, and each is worth a task.
-    let wanted = (8 * rayon::current_num_threads()).div_ceil(planes.max(1));
+    // Pieces of a plane where each is worth a task; as many for any number of threads and images, so that
+    // sums have the same bits.
     let worth = (to.plane() * taps) >> 14;
-    let pieces = wanted.min(worth).clamp(1, height);
+    let pieces = worth.min(MOST_PIECES).clamp(1, height);
     let lines = height.div_ceil(pieces);
     let pieces = height.div_ceil(lines);
-    let mut sums = means
-        .is_some()
-        .then(|| Buffer::new(planes * pieces * BLOCK));
+    let mut parts = summary.parts("depthwise convolution", pieces, to);
     let shared = Shared::new(out);
-    let kernel = select(isa, packed.kernel[1], window.stride);
-    let task = |(number, sum): (usize, Option<&mut [f32; BLOCK]>)| {
+    let extents = summary.extents.is_some();
+    let kernel = select(isa, packed.kernel[1], window.stride, extents);
+    let task = |(number, part): (usize, Option<&mut [f32; PART]>)| {
         let (plane, piece) = (number / pieces, number % pieces);
         let block = plane % shape.blocks();
         let start = piece * lines;
@@ -111,7 +174,7 @@ pub(super) fn run(
                 out_width: to.width,
                 lines: start..(start + lines).min(height),
                 finish,
-                sum,
+                part,
             }
         };
         // SAFETY: `kernel` is for an instruction set that this processor has, and for this
@@ -119,13 +182,13 @@ pub(super) fn run(
         unsafe { kernel(&mut rows) };
     };
     let small = to.blocked_len() * taps < 1 << 18;
-    match &mut sums {
-        Some(sums) => {
-            let sums = sums.as_chunks_mut::<BLOCK>().0;
+    match &mut parts {
+        Some(parts) => {
+            let parts = parts.as_chunks_mut::<PART>().0;
             if small {
-                sums.iter_mut().map(Some).enumerate().for_each(task);
+                parts.iter_mut().map(Some).enumerate().for_each(task);
             } else {
-                sums.par_iter_mut().map(Some).enumerate().for_each(task);
+                parts.par_iter_mut().map(Some).enumerate().for_each(task);
             }
         }
         None if small => (0..planes * pieces).for_each(|n| task((n, None))),
@@ -133,31 +196,25 @@ pub(super) fn run(
             .into_par_iter()
             .for_each(|n| task((n, None))),
     }
-    if let (Some(means), Some(sums)) = (means, sums) {
-        mean_of_parts(&sums, pieces, to, means);
+    if let Some(parts) = parts {
+        summary.finish(&parts, pieces, to);
     }
     to
-}
-
-/// Means of the channels of `shape` `[batch, channels]` from the sums of parts of them, `[batch,
-/// blocks, parts, 16]`.
-pub(super) fn mean_of_parts(sums: &[f32], parts: usize, shape: Shape, means: &mut [f32]) {
-    let scale = 1.0 / shape.plane() as f32;
-    for (i, mean) in means.iter_mut().enumerate() {
-        let (image, channel) = (i / shape.channels, i % shape.channels);
-        let plane = image * shape.blocks() + channel / BLOCK;
-        let parts = &sums[plane * parts * BLOCK..(plane + 1) * parts * BLOCK];
-        let parts = parts.iter().skip(channel % BLOCK).step_by(BLOCK);
-        *mean = parts.sum::<f32>() * scale;
-    }
 }
 
 /// # Safety
 /// The processor has the instructions of `V`; the pointers of `rows` lead to planes of the sizes
 /// that it names, `rows.lines` to rows of the output that nobody else uses. `WIDTH` and `STRIDE`
-/// are the kernel's width and the stride, or 0 for any.
+/// are the kernel's width and the stride, or 0 for any; `EXTENTS` says whether the largest and smallest outputs are
+/// looked for.
 #[inline(always)]
-unsafe fn rows<V: Vector, const WIDTH: usize, const STRIDE: usize, const PIXELS: usize>(
+unsafe fn rows<
+    V: Vector,
+    const WIDTH: usize,
+    const STRIDE: usize,
+    const PIXELS: usize,
+    const EXTENTS: bool,
+>(
     t: &mut Rows,
 ) {
     let stride = if STRIDE == 0 { t.window.stride } else { STRIDE };
@@ -175,6 +232,16 @@ unsafe fn rows<V: Vector, const WIDTH: usize, const STRIDE: usize, const PIXELS:
     unsafe {
         let bias = V::load(t.bias);
         let mut total = V::splat(0.0);
+        let (mut high, mut low) = (total, total);
+        macro_rules! look {
+            ($y:expr) => {
+                total = total.add($y);
+                if EXTENTS {
+                    high = $y.max(high);
+                    low = $y.min(low);
+                }
+            };
+        }
         for line in t.lines.clone() {
             let row = line * stride;
             let low = top.saturating_sub(row).min(t.kernel[0]);
@@ -203,7 +270,7 @@ unsafe fn rows<V: Vector, const WIDTH: usize, const STRIDE: usize, const PIXELS:
                         }
                         let y = t.finish.apply(sum);
                         y.store(out.add(column * BLOCK));
-                        total = total.add(y);
+                        look!(y);
                     }
                 };
             }
@@ -246,7 +313,7 @@ unsafe fn rows<V: Vector, const WIDTH: usize, const STRIDE: usize, const PIXELS:
                         }
                         for (p, sum) in sums.iter().enumerate() {
                             sum.store(out.add(p * BLOCK));
-                            total = total.add(*sum);
+                            look!(*sum);
                         }
                         column += $pixels;
                     }
@@ -257,8 +324,12 @@ unsafe fn rows<V: Vector, const WIDTH: usize, const STRIDE: usize, const PIXELS:
             interior!(1);
             border!(end..t.out_width);
         }
-        if let Some(sum) = &mut t.sum {
-            total.store(sum.as_mut_ptr());
+        if let Some(part) = &mut t.part {
+            total.store(part.as_mut_ptr());
+            if EXTENTS {
+                high.store(part.as_mut_ptr().add(BLOCK));
+                low.store(part.as_mut_ptr().add(2 * BLOCK));
+            }
         }
     }
 }
@@ -269,16 +340,23 @@ unsafe fn rows<V: Vector, const WIDTH: usize, const STRIDE: usize, const PIXELS:
 /// That of [`rows`].
 pub(super) type Kernel = unsafe fn(&mut Rows);
 
-/// The kernel for a kernel's width and a stride.
-pub(super) fn select(isa: Isa, width: usize, stride: usize) -> Kernel {
+/// The kernel for a kernel's width and a stride, with or without the largest and smallest outputs.
+pub(super) fn select(isa: Isa, width: usize, stride: usize, extents: bool) -> Kernel {
     macro_rules! sizes {
         ($f:ident, $pixels:literal) => {
+            if extents {
+                sizes!($f, $pixels, true)
+            } else {
+                sizes!($f, $pixels, false)
+            }
+        };
+        ($f:ident, $pixels:literal, $extents:literal) => {
             match (width, stride) {
-                (3, 1) => $f::<3, 1, $pixels>,
-                (3, 2) => $f::<3, 2, $pixels>,
-                (5, 1) => $f::<5, 1, $pixels>,
-                (5, 2) => $f::<5, 2, $pixels>,
-                _ => $f::<0, 0, $pixels>,
+                (3, 1) => $f::<3, 1, $pixels, $extents>,
+                (3, 2) => $f::<3, 2, $pixels, $extents>,
+                (5, 1) => $f::<5, 1, $pixels, $extents>,
+                (5, 2) => $f::<5, 2, $pixels, $extents>,
+                _ => $f::<0, 0, $pixels, $extents>,
             }
         };
     }
@@ -295,11 +373,16 @@ pub(super) fn select(isa: Isa, width: usize, stride: usize) -> Kernel {
 macro_rules! compiled {
     ($(#[$attribute:meta])* $name:ident, $vector:ty) => {
         $(#[$attribute])*
-        unsafe fn $name<const WIDTH: usize, const STRIDE: usize, const PIXELS: usize>(
+        unsafe fn $name<
+            const WIDTH: usize,
+            const STRIDE: usize,
+            const PIXELS: usize,
+            const EXTENTS: bool,
+        >(
             t: &mut Rows,
         ) {
             // SAFETY: the contract is the same.
-            unsafe { rows::<$vector, WIDTH, STRIDE, PIXELS>(t) }
+            unsafe { rows::<$vector, WIDTH, STRIDE, PIXELS, EXTENTS>(t) }
         }
     };
 }

@@ -78,34 +78,58 @@ impl Copied {
         let blocks = shape.channels.div_ceil(self.lanes);
         let line = shape.width * self.lanes;
         to.resize(blocks * images.len() * self.image);
-        let mut rest = &mut to[..];
-        let (top, left) = (window.padding[0].0, window.padding[1].0);
+        self.rows(to, shape, window, images, lines, |row, place| {
+            let Some(at) = place.at else {
+                row.fill(0.0);
+                return;
+            };
+            self.phases(
+                row,
+                &x[at..at + line],
+                window.padding[1].0,
+                |row, x| match x {
+                    Some(x) => self.pixels(row, x),
+                    None => row.fill(0.0),
+                },
+            );
+            if let Some(scale) = scale {
+                let channels = place.block * BLOCK..shape.channels.min((place.block + 1) * BLOCK);
+                let scale = &scale[place.image * shape.channels..][channels];
+                let mut factors = [1.0; BLOCK];
+                factors[..scale.len()].copy_from_slice(scale);
+                for x in row.as_chunks_mut::<BLOCK>().0 {
+                    for (x, factor) in x.iter_mut().zip(factors) {
+                        *x *= factor;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Every row of a copy for the output rows `lines` of `images`, in the order of its layout.
+    #[inline]
+    pub(super) fn rows<T>(
+        &self,
+        to: &mut [T],
+        shape: Shape,
+        window: Window,
+        images: Range<usize>,
+        lines: Range<usize>,
+        mut copy: impl FnMut(&mut [T], Place),
+    ) {
+        let blocks = shape.channels.div_ceil(self.lanes);
+        let top = window.padding[0].0;
+        let mut rows = to.chunks_exact_mut(self.row());
         for block in 0..blocks {
             for image in images.clone() {
                 let plane = (image * blocks + block) * shape.height;
-                let mut factors = [1.0; BLOCK];
-                if let Some(scale) = scale {
-                    let channels = block * BLOCK..shape.channels.min((block + 1) * BLOCK);
-                    let scale = &scale[image * shape.channels..][channels];
-                    factors[..scale.len()].copy_from_slice(scale);
-                }
                 for phase in 0..self.phases[0] {
                     for i in lines.start..lines.start + self.extent[0] {
-                        let row;
-                        (row, rest) = rest.split_at_mut(self.row());
-                        let from = i * self.stride + phase;
-                        if from < top || from - top >= shape.height {
-                            row.fill(0.0);
-                            continue;
-                        }
-                        let at = (plane + from - top) * line;
-                        self.line(row, &x[at..at + line], left);
-                        if scale.is_some() {
-                            for x in row.as_chunks_mut::<BLOCK>().0 {
-                                for (x, factor) in x.iter_mut().zip(factors) {
-                                    *x *= factor;
-                                }
-                            }
+                        let from = (i * self.stride + phase).checked_sub(top);
+                        let from = from.filter(|from| *from < shape.height);
+                        let at = from.map(|from| (plane + from) * shape.width * self.lanes);
+                        if let Some(row) = rows.next() {
+                            copy(row, Place { image, block, at });
                         }
                     }
                 }
@@ -113,9 +137,16 @@ impl Copied {
         }
     }
 
-    /// One input row into the column phases.
+    /// Every part of a row of the copy, by column phases, with the input from its first pixel on, or none for
+    /// padding. Pixels of the input are `stride` apart.
     #[inline]
-    fn line(&self, row: &mut [f32], x: &[f32], left: usize) {
+    pub(super) fn phases<T>(
+        &self,
+        row: &mut [T],
+        x: &[f32],
+        left: usize,
+        mut copy: impl FnMut(&mut [T], Option<&[f32]>),
+    ) {
         let (lanes, columns) = (self.lanes, self.extent[1]);
         let width = x.len() / lanes;
         for (phase, row) in row.chunks_exact_mut(columns * lanes).enumerate() {
@@ -126,27 +157,40 @@ impl Copied {
                 .min(columns);
             let end = (width + left).saturating_sub(phase).div_ceil(self.stride);
             let end = end.clamp(first, columns);
-            row[..first * lanes].fill(0.0);
-            row[end * lanes..].fill(0.0);
-            if first == end {
-                continue;
-            }
-            let x = &x[(first * self.stride + phase - left) * lanes..];
-            let row = &mut row[first * lanes..end * lanes];
-            if self.stride == 1 {
-                row.copy_from_slice(&x[..row.len()]);
-            } else if lanes == BLOCK {
-                let (row, _) = row.as_chunks_mut::<BLOCK>();
-                let (x, _) = x.as_chunks::<BLOCK>();
-                for (to, from) in row.iter_mut().zip(x.iter().step_by(self.stride)) {
-                    *to = *from;
-                }
-            } else {
-                let x = x.chunks(lanes).step_by(self.stride);
-                for (to, from) in row.chunks_exact_mut(lanes).zip(x) {
-                    to.copy_from_slice(from);
-                }
+            copy(&mut row[..first * lanes], None);
+            copy(&mut row[end * lanes..], None);
+            if first < end {
+                let x = &x[(first * self.stride + phase - left) * lanes..];
+                copy(&mut row[first * lanes..end * lanes], Some(x));
             }
         }
     }
+
+    /// As many pixels as there is room for.
+    #[inline]
+    fn pixels(&self, row: &mut [f32], x: &[f32]) {
+        let lanes = self.lanes;
+        if self.stride == 1 {
+            row.copy_from_slice(&x[..row.len()]);
+        } else if lanes == BLOCK {
+            let (row, _) = row.as_chunks_mut::<BLOCK>();
+            let (x, _) = x.as_chunks::<BLOCK>();
+            for (to, from) in row.iter_mut().zip(x.iter().step_by(self.stride)) {
+                *to = *from;
+            }
+        } else {
+            let x = x.chunks(lanes).step_by(self.stride);
+            for (to, from) in row.chunks_exact_mut(lanes).zip(x) {
+                to.copy_from_slice(from);
+            }
+        }
+    }
+}
+
+/// What a row of a copy is of.
+pub(super) struct Place {
+    pub image: usize,
+    pub block: usize,
+    /// Where its first pixel is in the input; none for a row of padding.
+    pub at: Option<usize>,
 }

@@ -13,6 +13,7 @@
 mod dense;
 mod depthwise;
 mod gather;
+mod int8;
 mod inverted;
 pub(super) mod memory;
 mod pack;
@@ -25,8 +26,9 @@ mod tile;
 pub(super) mod vector;
 
 pub use dense::{conv, stem};
-pub use depthwise::depthwise;
-pub use inverted::expand_depthwise;
+pub use depthwise::{Summary, depthwise};
+pub use int8::{PackedInt8, Range, conv_int8, fits_int8, pack_int8, ranges};
+pub use inverted::{expand_depthwise, expand_depthwise_int8};
 pub use memory::Buffer;
 pub use pack::{PackedConv, PackedDepthwise, PackedStem, pack, pack_depthwise, pack_stem};
 pub use points::{points, points_from, points_max};

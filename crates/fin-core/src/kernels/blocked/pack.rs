@@ -48,7 +48,12 @@ impl Dense {
     }
 }
 
-fn check(weight: &[f32], bias: Option<&[f32]>, [out, from]: [usize; 2], [kh, kw]: [usize; 2]) {
+pub(super) fn check(
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    [out, from]: [usize; 2],
+    [kh, kw]: [usize; 2],
+) {
     assert!(
         out > 0 && from > 0 && kh > 0 && kw > 0,
         "convolution: weight [{out}, {from}, {kh}, {kw}] is empty"
@@ -64,7 +69,7 @@ fn check(weight: &[f32], bias: Option<&[f32]>, [out, from]: [usize; 2], [kh, kw]
 }
 
 /// The bias filled up with zeros, or zeros.
-fn padded(bias: Option<&[f32]>, out: usize) -> Buffer {
+pub(super) fn padded(bias: Option<&[f32]>, out: usize) -> Buffer {
     let mut padded = Buffer::new(out.next_multiple_of(BLOCK));
     if let Some(bias) = bias {
         padded[..out].copy_from_slice(bias);

@@ -5,7 +5,7 @@ use super::vector::Isa;
 use super::*;
 
 /// Numbers from -1 to 1 (Marsaglia's xorshift).
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn number(&mut self) -> f32 {
@@ -15,12 +15,12 @@ impl Random {
         (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
-    fn numbers(&mut self, len: usize) -> Vec<f32> {
+    pub(super) fn numbers(&mut self, len: usize) -> Vec<f32> {
         (0..len).map(|_| self.number()).collect()
     }
 }
 
-fn shape(batch: usize, channels: usize, height: usize, width: usize) -> Shape {
+pub(super) fn shape(batch: usize, channels: usize, height: usize, width: usize) -> Shape {
     Shape {
         batch,
         channels,
@@ -29,7 +29,7 @@ fn shape(batch: usize, channels: usize, height: usize, width: usize) -> Shape {
     }
 }
 
-fn blocked(x: &[f32], shape: Shape) -> Buffer {
+pub(super) fn blocked(x: &[f32], shape: Shape) -> Buffer {
     let mut y = Buffer::new(shape.blocked_len());
     y.fill(f32::NAN);
     to_blocked(x, shape, &mut y);
@@ -37,7 +37,7 @@ fn blocked(x: &[f32], shape: Shape) -> Buffer {
 }
 
 /// Back to `[batch, channels, height, width]`, where what fills up the last block is zero.
-fn plain(x: &[f32], shape: Shape) -> Vec<f32> {
+pub(super) fn plain(x: &[f32], shape: Shape) -> Vec<f32> {
     let mut y = vec![f32::NAN; shape.plain_len()];
     from_blocked(x, shape, &mut y);
     let fill = shape.channels % BLOCK;
@@ -53,7 +53,7 @@ fn plain(x: &[f32], shape: Shape) -> Vec<f32> {
 }
 
 /// Norm of the difference over the norm.
-fn error(found: &[f32], expected: &[f64]) -> f64 {
+pub(super) fn error(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let (mut difference, mut norm) = (0.0, 0.0);
     for (f, e) in found.iter().zip(expected) {
@@ -63,7 +63,7 @@ fn error(found: &[f32], expected: &[f64]) -> f64 {
     (difference / f64::max(norm, 1e-30)).sqrt()
 }
 
-fn activate(x: f64, activation: Activation) -> f64 {
+pub(super) fn activate(x: f64, activation: Activation) -> f64 {
     match activation {
         Activation::Identity => x,
         Activation::Relu => x.max(0.0),
@@ -74,20 +74,20 @@ fn activate(x: f64, activation: Activation) -> f64 {
 }
 
 /// Convolution of `[batch, in, height, width]` with `[out, in / groups, kh, kw]`.
-struct Reference<'a> {
-    x: &'a [f32],
-    shape: Shape,
-    weight: &'a [f32],
-    bias: &'a [f32],
-    kernel: [usize; 2],
-    window: Window,
-    depthwise: bool,
-    residual: Option<&'a [f32]>,
-    activation: Activation,
+pub(super) struct Reference<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) shape: Shape,
+    pub(super) weight: &'a [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) kernel: [usize; 2],
+    pub(super) window: Window,
+    pub(super) depthwise: bool,
+    pub(super) residual: Option<&'a [f32]>,
+    pub(super) activation: Activation,
 }
 
 impl Reference<'_> {
-    fn compute(&self) -> Vec<f64> {
+    pub(super) fn compute(&self) -> Vec<f64> {
         let Self { shape, window, .. } = self;
         let [kh, kw] = self.kernel;
         let [height, width] = window.output(shape.height, shape.width, self.kernel);
@@ -129,7 +129,7 @@ impl Reference<'_> {
     }
 }
 
-const ACTIVATIONS: [Activation; 4] = [
+pub(super) const ACTIVATIONS: [Activation; 4] = [
     Activation::Identity,
     Activation::Relu,
     Activation::Relu6,
@@ -233,9 +233,10 @@ fn check_dense(shape: Shape, out: usize, kernel: [usize; 2], window: Window, see
 }
 
 /// Sizes that no tile divides, one pixel, and rows longer than a tile.
-const SIZES: [[usize; 2]; 7] = [[1, 1], [2, 3], [7, 7], [5, 14], [9, 8], [13, 29], [4, 17]];
+pub(super) const SIZES: [[usize; 2]; 7] =
+    [[1, 1], [2, 3], [7, 7], [5, 14], [9, 8], [13, 29], [4, 17]];
 
-fn windows(kernel: usize) -> impl Iterator<Item = Window> {
+pub(super) fn windows(kernel: usize) -> impl Iterator<Item = Window> {
     let half = kernel / 2;
     let pads = [
         (half, half),
@@ -249,7 +250,7 @@ fn windows(kernel: usize) -> impl Iterator<Item = Window> {
     windows.into_iter().flatten()
 }
 
-fn fits(window: Window, [height, width]: [usize; 2], kernel: usize) -> bool {
+pub(super) fn fits(window: Window, [height, width]: [usize; 2], kernel: usize) -> bool {
     let [rows, columns] = window.padding;
     height + rows.0 + rows.1 >= kernel && width + columns.0 + columns.1 >= kernel
 }
@@ -292,6 +293,15 @@ fn wide_and_oblong_convolutions_agree_with_plain_loops() {
     check_dense(shape(1, 3, 60, 60), 64, [7, 7], Window::new(2, 3), 9);
 }
 
+/// The smallest and the largest value of every plane, zero among them.
+pub(super) fn channel_extents(y: &[f32], shape: Shape) -> Vec<Range> {
+    let range = |y: &[f32]| Range {
+        low: y.iter().copied().fold(0.0, f32::min),
+        high: y.iter().copied().fold(0.0, f32::max),
+    };
+    y.chunks_exact(shape.plane()).map(range).collect()
+}
+
 fn check_depthwise(shape: Shape, kernel: [usize; 2], window: Window, seed: usize) {
     let mut random = Random(seed as u64 + 0x2545_f491_4f6c_dd1d);
     let x = random.numbers(shape.plain_len());
@@ -327,15 +337,20 @@ fn check_depthwise(shape: Shape, kernel: [usize; 2], window: Window, seed: usize
             let mut y = Buffer::new(to.blocked_len());
             y.fill(f32::NAN);
             let mut means = vec![f32::NAN; shape.batch * shape.channels];
-            let slot = with_means.then_some(&mut means[..]);
+            let mut extents = vec![Range::EMPTY; means.len()];
+            let summary = Summary {
+                means: with_means.then_some(&mut means[..]),
+                extents: with_means.then_some(&mut extents[..]),
+            };
             let f = finish(activation);
             assert_eq!(
-                depthwise::run(isa, &x, shape, &packed, window, f, slot, &mut y),
+                depthwise::run(isa, &x, shape, &packed, window, f, summary, &mut y),
                 to
             );
             let e = error(&plain(&y, to), &expected);
             assert!(e < 1e-6, "{isa:?} {shape:?} {kernel:?} {window:?}: {e:e}");
             if with_means {
+                assert_eq!(extents, channel_extents(&plain(&y, to), to), "{isa:?}");
                 let e = error(&means, &expected_means);
                 assert!(e < 3e-6, "means of {isa:?} {shape:?} {window:?}: {e:e}");
             }
@@ -418,14 +433,20 @@ fn check_inverted(shape: Shape, wide: usize, kernel: [usize; 2], window: Window,
             let mut y = Buffer::new(to.blocked_len());
             y.fill(f32::NAN);
             let mut means = vec![f32::NAN; to.batch * wide];
-            let slot = with_means.then_some(&mut means[..]);
+            let mut extents = vec![Range::EMPTY; means.len()];
+            let summary = Summary {
+                means: with_means.then_some(&mut means[..]),
+                extents: with_means.then_some(&mut extents[..]),
+            };
+            let expand = inverted::Expand::Float(&expand.0, tile::Kernels::blocked(isa), &x);
             let found = inverted::run(
-                isa, &x, shape, &expand.0, &packed, window, finishes, slot, &mut y,
+                isa, &x, shape, &expand, &packed, window, finishes, summary, &mut y,
             );
             assert_eq!(found, to);
             let e = error(&plain(&y, to), &expected);
             assert!(e < 2e-6, "{isa:?} {shape:?} {kernel:?} {window:?}: {e:e}");
             if with_means {
+                assert_eq!(extents, channel_extents(&plain(&y, to), to), "{isa:?}");
                 let e = error(&means, &expected_means);
                 assert!(e < 5e-6, "means of {isa:?} {shape:?} {window:?}: {e:e}");
             }

@@ -69,6 +69,7 @@ macro_rules! each {
         }
     )*};
 }
+pub(super) use each;
 
 /// A kernel for one size of tile.
 ///

@@ -275,11 +275,14 @@ mod x86 {
 
     /// In one register of AVX-512.
     #[derive(Clone, Copy)]
-    pub(in crate::kernels) struct Avx512(__m512);
+    pub(in crate::kernels) struct Avx512(pub(in crate::kernels) __m512);
 
     /// In two registers of AVX2.
     #[derive(Clone, Copy)]
-    pub(in crate::kernels) struct Avx2(__m256, __m256);
+    pub(in crate::kernels) struct Avx2(
+        pub(in crate::kernels) __m256,
+        pub(in crate::kernels) __m256,
+    );
 
     /// Methods of `Avx512` that are one instruction.
     macro_rules! avx512 {
