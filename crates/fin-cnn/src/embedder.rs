@@ -10,7 +10,7 @@ use fin_core::atomic::AtomicDir;
 use fin_core::image::{Augmentation, MAX_PIXELS, RgbImage, read_image};
 use fin_core::nn::LinearConfig;
 use fin_core::weights::{self, Checkpoint, LoadReport, Names};
-use fin_core::{Embedder, Error, MapPooling, Result};
+use fin_core::{Embedder, Error, MapPooling, Precision, Result};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -40,6 +40,8 @@ pub struct ImageOptions {
     pub freeze: bool,
     /// Refuse weights with NaN or infinite values.
     pub check: bool,
+    /// What the backbone is held in at inference: f32, f16 or bf16. A projection is in f32.
+    pub precision: Precision,
 }
 
 /// An image embedding model: preprocessing, network, and the directory it is kept in.
@@ -56,6 +58,7 @@ pub struct ImageEmbedder {
     max_pixels: u64,
     augmentation: Option<Augmentation>,
     freeze: bool,
+    precision: Precision,
     dialect: Dialect,
     report: LoadReport,
 }
@@ -149,6 +152,7 @@ impl ImageEmbedder {
                 checkpoint.check_finite()?;
             }
         }
+        options.precision.check_whole(device)?;
         let shape = config.architecture.config()?;
         let dialect = Dialect::detect(checkpoint, &shape)?;
         let names = dialect.names_in(checkpoint, &shape);
@@ -234,6 +238,7 @@ impl ImageEmbedder {
             max_pixels: options.max_pixels.unwrap_or(MAX_PIXELS),
             augmentation: options.augmentation,
             freeze: options.freeze,
+            precision: options.precision,
             dialect,
             report,
         })
@@ -491,7 +496,8 @@ impl Embedder for ImageEmbedder {
     }
 
     fn inference_network(&self) -> &CnnNetwork {
-        self.folded.get_or_init(|| self.network.fold())
+        self.folded
+            .get_or_init(|| self.network.fold_in(self.precision))
     }
 
     fn with_network(mut self, network: CnnNetwork) -> Self {
@@ -508,6 +514,7 @@ impl Embedder for ImageEmbedder {
     /// `projection.safetensors` where there is one. The classifier is not there: in torchvision,
     /// replace it by `torch.nn.Identity()` or load with `strict=False`.
     fn save(&self, directory: &Path) -> Result<()> {
+        self.precision.check_save()?;
         let target = AtomicDir::create(directory)?;
         self.write(target.path())?;
         target.commit()

@@ -44,7 +44,7 @@ pub struct ModelOptions {
     pub freeze: bool,
     /// Refuse weights with NaN or infinite values.
     pub check: bool,
-    /// What the weights of a transformer's layers are held in; texts, and texts and images.
+    /// What weights are held in; int8 is for texts, and texts and images.
     pub precision: Precision,
     /// Largest number of tokens, instead of the model's; for texts.
     pub max_length: Option<usize>,
@@ -104,7 +104,7 @@ impl ModelOptions {
             ("lock", !self.lock.is_empty(), &[TextImage]),
             (
                 "precision",
-                self.precision != Precision::F32,
+                self.precision == Precision::Int8,
                 &[Text, TextImage],
             ),
         ];
@@ -142,6 +142,7 @@ impl ModelOptions {
             augmentation: self.augmentation,
             freeze: self.freeze,
             check: self.check,
+            precision: self.precision,
         })
     }
 
@@ -170,6 +171,7 @@ impl ModelOptions {
             augmentation: self.point_augmentation,
             freeze: self.freeze,
             check: self.check,
+            precision: self.precision,
             ..MeshOptions::default()
         })
     }
