@@ -186,7 +186,7 @@ fn page(table: &str) -> Result<String, String> {
          numbers of the reference libraries: every stage of the forward pass, the gradients of a \
          training step, and the parameters and running statistics after steps. The largest \
          relative error `‖a − b‖ / ‖b‖`, in brackets the number of comparisons. Allowed: 1e-5 on \
-         flex and tch, 1e-4 on wgpu; embeddings in half precision 1/16 in bfloat16 and 1/128 in f16, sixteen \
+         flex and tch, 1e-4 on wgpu; embeddings in half precision 1/32 in bfloat16 and 1/256 in f16, eight \
          roundings, where the device computes in it. Written by `cargo xtask parity --device flex,tch,wgpu \
          --write`, from one binary.\n\n{table}\n\
          {} {}, {}\n",

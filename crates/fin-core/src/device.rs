@@ -237,11 +237,12 @@ pub(crate) fn computes_in(device: &Device, dtype: FloatDType) -> bool {
 
 /// Largest relative error against a reference in f32 that results in half precision may have. Rounding to `b` bits of
 /// mantissa is off by `2^-b` at most, and a network rounds some hundred times on the way, errors that add up as their
-/// squares do: allowed is 16 times the rounding of one, 1/16 for bfloat16 and 1/128 for f16.
+/// squares do: allowed is 8 times the rounding of one, 1/32 for bfloat16 and 1/256 for f16. The largest that the
+/// fixtures have shown are half and four fifths of it.
 pub fn half_tolerance(precision: Precision) -> f64 {
     match precision {
-        Precision::Bf16 => 16.0 * 2f64.powi(-8),
-        _ => 16.0 * 2f64.powi(-11),
+        Precision::Bf16 => 8.0 * 2f64.powi(-8),
+        _ => 8.0 * 2f64.powi(-11),
     }
 }
 
