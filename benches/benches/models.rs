@@ -10,7 +10,7 @@
 //! process has one model, so that its peak memory is the model's. With `FIN_BENCH_DUMP`, a
 //! directory, nothing is timed: weights, inputs and embeddings go there for
 //! `scripts/reference/bench_peers.py`. `FIN_BENCH_DEVICE` chooses the device (`flex` where unset),
-//! `FIN_BENCH_PRECISION` what weights are held in (`f32`, `int8`), `FIN_BENCH_SECONDS` for how long a shape
+//! `FIN_BENCH_PRECISION` what weights are held in (`f32`, `f16`, `bf16`, `int8`), `FIN_BENCH_SECONDS` for how long a shape
 //! is repeated (10). Criterion is not used here: it wants ten
 //! batches at least, which take minutes of the largest models.
 
@@ -84,7 +84,7 @@ fn run() -> Outcome<()> {
         false => shape_name(shape),
     };
     let device = fin_benches::device()?;
-    let mut network = Network::new(row, &device)?;
+    let network = Network::new(row, &device)?;
     let precision: Precision = match std::env::var("FIN_BENCH_PRECISION") {
         Ok(name) => name.parse()?,
         Err(_) => Precision::F32,
@@ -93,6 +93,10 @@ fn run() -> Outcome<()> {
         println!("{}", json!({"skipped": "int8 is not for point networks"}));
         return Ok(());
     }
+    let mut network = match precision {
+        Precision::F32 | Precision::Int8 => network,
+        Precision::F16 | Precision::Bf16 => network.cast(precision, &device)?,
+    };
     if let Some(directory) = dump::directory() {
         let dump = Dump::create(&directory, &model)?;
         let reference = network.dump(row, &dump)?;

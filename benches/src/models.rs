@@ -158,6 +158,29 @@ pub enum Network {
 }
 
 impl Network {
+    /// Holds the weights in f16 or bf16, as models are opened in it.
+    ///
+    /// # Errors
+    /// Where the device does not compute in it.
+    pub fn cast(self, precision: Precision, device: &Device) -> Outcome<Self> {
+        precision.check_half(device)?;
+        Ok(match self {
+            Self::Text(network) => Self::Text(TextNetwork {
+                backbone: network.backbone.cast(precision),
+                ..network
+            }),
+            Self::Clip(network, config) => Self::Clip(network.cast(precision), config),
+            Self::Image(network, _) => {
+                let folded = network.fold_in(precision);
+                Self::Image(network, folded)
+            }
+            Self::Points(network, _) => {
+                let compiled = network.compile_in(precision);
+                Self::Points(network, compiled)
+            }
+        })
+    }
+
     /// Brings the layers to a precision, as an embedder does when it is opened.
     ///
     /// # Errors

@@ -40,8 +40,9 @@ pub fn run(args: &[String]) -> Outcome {
             for precision in &options.precisions {
                 let side = match precision.as_str() {
                     "f32" => backend.clone(),
-                    _ if backend == "flex" => format!("{backend} {precision}"),
-                    _ => continue,
+                    "int8" if backend != "flex" => continue,
+                    "f16" | "bf16" if backend == "flex" => continue,
+                    _ => format!("{backend} {precision}"),
                 };
                 println!("{model} on {side} …");
                 let mut bench = programs.command(&options, model, backend, options.threads);

@@ -48,8 +48,8 @@ cargo xtask <task>
   bench [--models LIST] [--backends LIST] [--batch LIST] [--length LIST] [--points LIST]
                              items a second, milliseconds a batch and peak memory of models of the
                              catalogue (or `all`) with random weights; --threads and --seconds say
-                             how long with how many; --precision f32,int8 adds layers in 8 bits on
-                             flex, --mixed gives texts of all lengths up to the one given; --write
+                             how long with how many; --precision f32,int8,bf16,f16 adds layers in
+                             8 bits on flex, and half precision on the others, --mixed gives texts of all lengths up to the one given; --write
                              [NAME] puts table and chart into benches/results/
   bench --peers [LIST]       the same beside torch, torch-compile, onnx and openvino, which get
                              fin's weights and must give what fin gives

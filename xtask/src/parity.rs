@@ -33,7 +33,7 @@ const TEXT_MODELS: [(&str, bool); 11] = [
 const OPTIONS: [&str; 4] = ["--device", "--family", "--model", "--write"];
 
 /// What [`Worst`] is kept of, by what the tests print of a comparison.
-const KINDS: [&str; 3] = ["stages", "gradients", "after training steps"];
+const KINDS: [&str; 5] = ["stages", "gradients", "after training steps", "bf16", "f16"];
 
 pub fn run(args: &[String]) -> Outcome {
     let devices = option(args, "--device", &OPTIONS)?.unwrap_or_else(|| "flex".into());
@@ -152,6 +152,10 @@ fn comparison(line: &str, devices: &str) -> Option<(String, usize, f64)> {
         1
     } else if what.contains("after") || what.contains("clipped") {
         2
+    } else if what.contains(", bf16:") {
+        3
+    } else if what.contains(", f16:") {
+        4
     } else {
         0
     };
@@ -182,7 +186,8 @@ fn page(table: &str) -> Result<String, String> {
          numbers of the reference libraries: every stage of the forward pass, the gradients of a \
          training step, and the parameters and running statistics after steps. The largest \
          relative error `‖a − b‖ / ‖b‖`, in brackets the number of comparisons. Allowed: 1e-5 on \
-         flex and tch, 1e-4 on wgpu. Written by `cargo xtask parity --device flex,tch,wgpu \
+         flex and tch, 1e-4 on wgpu; embeddings in half precision 1/32 in bfloat16 and 1/256 in f16, eight \
+         roundings, where the device computes in it. Written by `cargo xtask parity --device flex,tch,wgpu \
          --write`, from one binary.\n\n{table}\n\
          {} {}, {}\n",
         std::env::consts::ARCH,
@@ -355,6 +360,8 @@ mod tests {
                 "net on flex: after.bn1.mean: 0.00e0",
                 Some(("flex", 2, 0.0)),
             ),
+            ("net on flex, bf16: map: 1e-2", Some(("flex", 3, 1e-2))),
+            ("net on tch:0, f16: map: 1e-3", Some(("tch:0", 4, 1e-3))),
             ("test gradients ... ok", None),
             ("net on wgpu: map: 1e-6", None),
         ] {

@@ -56,9 +56,10 @@ pub struct ModelArgs {
     #[arg(long)]
     pub check: bool,
 
-    /// What the weights of large layers are held in: f32, or int8, which is faster on processors
-    /// with VNNI, takes a quarter of the layers' memory, and leaves embeddings close to those of f32
-    /// (all-minilm-l6-v2: cosines of 0.99 and more); for the device flex, and models of texts and images
+    /// What weights are held in: f32; bf16 or f16, on devices that compute in them (tch, wgpu, cuda); or int8, of the
+    /// large layers of models of texts and images, on flex, which is faster on processors with VNNI, takes a quarter
+    /// of these layers' memory, and leaves embeddings close to those of f32 (all-minilm-l6-v2: cosines of 0.99 and
+    /// more)
     #[arg(long, default_value = "f32")]
     pub precision: Precision,
 }

@@ -272,3 +272,23 @@ fn int8_is_close_to_f32_and_refused_where_it_means_nothing() {
     common::Run::from(command.output().unwrap()).fails_with(&["precision"]);
     assert!(!output.exists());
 }
+
+#[test]
+fn half_precision_is_refused_where_the_device_has_it_not() {
+    let scratch = Scratch::new();
+    let input = scratch.write("texts.txt", "a boat");
+    let output = scratch.out("rows.npy");
+    for precision in ["bf16", "f16"] {
+        let mut command = fin();
+        command
+            .arg("encode")
+            .arg(&input)
+            .arg("--output")
+            .arg(&output);
+        command.arg("--model").arg(fixture("text/bert-tiny"));
+        command.args(["--precision", precision]);
+        let run = common::Run::from(command.output().unwrap());
+        run.fails_with(&[precision, "`flex`", "f32 and int8"]);
+        assert!(!output.exists());
+    }
+}

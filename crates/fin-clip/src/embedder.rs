@@ -166,6 +166,7 @@ impl ClipEmbedder {
         };
         let mut network = freeze(network, opened.keys, options)?;
         options.precision.apply(&mut network, device)?;
+        let network = network.cast(options.precision);
         let max_length = options.max_length.unwrap_or(config.text.context_length());
         let tokenizer = Tokenizer::open(
             &opened.files.tokenizer,

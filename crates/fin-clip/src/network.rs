@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 use fin_core::nn::{Linear, LinearLayers};
-use fin_core::{EmbeddingNetwork, Result, l2_normalize};
+use fin_core::{EmbeddingNetwork, Precision, Result, l2_normalize};
 
 use crate::config::ClipConfig;
 use crate::dialect::Dialect;
@@ -89,6 +89,15 @@ impl LinearLayers for ClipNetwork {
 }
 
 impl ClipNetwork {
+    /// With both towers in half precision, where that is asked for; the temperature stays in f32.
+    pub fn cast(self, precision: Precision) -> Self {
+        Self {
+            text: precision.cast(self.text),
+            vision: precision.cast(self.vision),
+            ..self
+        }
+    }
+
     /// Writes the weights alone as safetensors, under the dialect's names.
     ///
     /// # Errors

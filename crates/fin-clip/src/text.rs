@@ -8,7 +8,7 @@ use burn::module::{Initializer, Module};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fin_core::kernels::{self, Activation, AttentionBias, MASKED_SCORE};
 use fin_core::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
-use fin_core::{Backbone, Pooling, Result};
+use fin_core::{Backbone, Pooling, Result, to_f32};
 use fin_transformer::TokenBatch;
 use fin_transformer::bert::Bert;
 
@@ -233,7 +233,7 @@ impl XlmRobertaTextConfig {
 impl XlmRobertaTower {
     /// The mean of the token vectors, `[batch, hidden]`.
     pub fn pooled(&self, batch: &TokenBatch) -> Tensor<2> {
-        let hidden = self.transformer.forward(batch);
+        let hidden = to_f32(self.transformer.forward(batch));
         Pooling::Mean.forward(hidden, batch.mask.clone())
     }
 }
@@ -269,9 +269,9 @@ impl TextTower {
     /// Where the input is another tower's.
     pub fn forward(&self, input: &TextInput) -> Tensor<2> {
         let pooled = self.pooled(input);
-        match self {
+        to_f32(match self {
             Self::Clip(tower) => tower.projection.forward(pooled),
             Self::XlmRoberta(tower) => tower.proj.forward(pooled),
-        }
+        })
     }
 }

@@ -7,6 +7,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 use fin_core::kernels::{self, Activation, AttentionBias};
 use fin_core::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use fin_core::to_f32;
 
 use crate::config::VisionConfig;
 use crate::layers::Encoder;
@@ -132,7 +133,7 @@ impl VisionTower {
 
     /// `[batch, 3, height, width]` → `[batch, projection_dim]`, not scaled to unit length.
     pub fn forward(&self, pixels: &Tensor<4>) -> Tensor<2> {
-        self.projection.forward(self.pooled(pixels))
+        to_f32(self.projection.forward(self.pooled(pixels)))
     }
 
     /// Length of an embedding.

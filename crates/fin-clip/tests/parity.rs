@@ -4,6 +4,9 @@
 //! References come from `fixtures/clip/generate.py`. Devices come from `FIN_TEST_DEVICES`
 //! (`flex` where unset), so that one binary proves every backend it was built with.
 
+#[path = "parity/half.rs"]
+mod half;
+
 use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ModuleVisitor, Param};

@@ -40,8 +40,8 @@ pub struct ImageOptions {
     pub freeze: bool,
     /// Refuse weights with NaN or infinite values.
     pub check: bool,
-    /// What the weights of most convolutions are held in ([`CnnBackbone::quantize`](crate::CnnBackbone::quantize));
-    /// heads are in f32.
+    /// What the backbone is held in at inference; of int8 most convolutions
+    /// ([`CnnBackbone::quantize`](crate::CnnBackbone::quantize)). A projection is in f32.
     pub precision: Precision,
 }
 
@@ -159,8 +159,9 @@ impl ImageEmbedder {
         let names = dialect.names_in(checkpoint, &shape);
         let (backbone, mut report) = weights::load(shape.init(device), checkpoint, &names, device)?;
         let backbone = match options.precision {
-            Precision::F32 => backbone,
             Precision::Int8 => backbone.quantize()?,
+            // The half ones apply to what is run.
+            Precision::F32 | Precision::F16 | Precision::Bf16 => backbone,
         };
         let features = shape.hidden_size();
         let mut head = None;
@@ -501,7 +502,8 @@ impl Embedder for ImageEmbedder {
     }
 
     fn inference_network(&self) -> &CnnNetwork {
-        self.folded.get_or_init(|| self.network.fold())
+        self.folded
+            .get_or_init(|| self.network.fold_in(self.precision))
     }
 
     fn with_network(mut self, network: CnnNetwork) -> Self {

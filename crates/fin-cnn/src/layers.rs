@@ -5,6 +5,7 @@ use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Distribution, Tensor};
 use fin_core::kernels::{self, Activation};
 use fin_core::nn::{BatchNorm2d, BatchNorm2dConfig, Conv2d, Conv2dConfig};
+use fin_core::to_f32;
 use serde::{Deserialize, Serialize};
 
 /// The numbers of the batch normalisations of a network.
@@ -126,8 +127,7 @@ impl SqueezeExcite {
     /// `[batch, channels, height, width]` → the same shape.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
-        let means = x
-            .clone()
+        let means = to_f32(x.clone())
             .reshape([batch, channels, height * width])
             .mean_dim(2)
             .reshape([batch, channels]);

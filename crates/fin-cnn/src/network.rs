@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::Dropout;
 use burn::tensor::Tensor;
 use fin_core::nn::Linear;
-use fin_core::{Backbone, EmbeddingNetwork, MapPooling, l2_normalize};
+use fin_core::{Backbone, EmbeddingNetwork, MapPooling, Precision, l2_normalize, to_f32};
 
 use crate::architecture::CnnBackbone;
 
@@ -27,7 +27,7 @@ pub struct CnnNetwork {
 impl CnnNetwork {
     /// The pooled features of the backbone, `[batch, features]`.
     pub fn features(&self, pixels: &Tensor<4>) -> Tensor<2> {
-        self.pooling.forward(self.backbone.forward(pixels))
+        self.pooling.forward(to_f32(self.backbone.forward(pixels)))
     }
 
     /// [`EmbeddingNetwork::embed`] without the scaling to unit length.
@@ -45,8 +45,13 @@ impl CnnNetwork {
     /// The same function at inference, without batch normalisations:
     /// [`CnnBackbone::compile`].
     pub fn fold(&self) -> Self {
+        self.fold_in(Precision::F32)
+    }
+
+    /// [`CnnNetwork::fold`] with the backbone in half precision, where that is asked for.
+    pub fn fold_in(&self, precision: Precision) -> Self {
         Self {
-            backbone: self.backbone.compile(),
+            backbone: precision.cast(self.backbone.compile()),
             dropout: self.dropout.clone(),
             projection: self.projection.clone(),
             ..*self

@@ -7,9 +7,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 
 use crate::error::{Error, Result};
+use crate::precision::Precision;
 
 /// A device as a user names it, before it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -169,16 +170,19 @@ fn open_wgpu(spec: DeviceSpec) -> Result<Device> {
 
 #[cfg(feature = "cuda")]
 fn open_cuda(spec: DeviceSpec, index: usize) -> Result<Device> {
-    // The driver is loaded at run time and its absence is a panic inside the loader.
+    let fix = "install NVIDIA's driver and the CUDA toolkit's NVRTC, and check `nvidia-smi`";
+    // The driver is loaded at run time. Where there is none, no device is found; what else can be wrong with
+    // it is a panic inside the loader.
     let found =
         std::panic::catch_unwind(|| Device::enumerate(burn::tensor::DeviceType::Cuda).len())
-            .map_err(|_| {
-                unavailable(spec, "the CUDA driver cannot be loaded; check `nvidia-smi`")
-            })?;
-    if index < found {
-        Ok(Device::cuda(index))
-    } else {
-        Err(unavailable(spec, format!("{found} CUDA device(s) found")))
+            .map_err(|_| unavailable(spec, format!("the CUDA driver cannot be used; {fix}")))?;
+    match found {
+        0 => Err(unavailable(spec, format!("CUDA finds no device; {fix}"))),
+        _ if index < found => Ok(Device::cuda(index)),
+        _ => {
+            let reason = format!("CUDA finds {found} device(s), counted from 0; {fix}");
+            Err(unavailable(spec, reason))
+        }
     }
 }
 
@@ -187,6 +191,15 @@ fn open_cuda(spec: DeviceSpec, index: usize) -> Result<Device> {
 #[cfg(feature = "flex")]
 pub(crate) fn is_plain_flex(device: &Device) -> bool {
     matches!(device.as_dispatch(), burn::backend::DispatchDevice::Flex(_))
+}
+
+/// Whether operations on this device run on LibTorch outside of autodiff.
+#[cfg(feature = "tch")]
+pub(crate) fn is_plain_torch(device: &Device) -> bool {
+    matches!(
+        device.as_dispatch(),
+        burn::backend::DispatchDevice::LibTorch(_)
+    )
 }
 
 /// Whether Burn's own gradient of GELU is that of the error function on this device. Elsewhere
@@ -199,6 +212,37 @@ pub(crate) fn has_exact_gelu_gradient(device: &Device) -> bool {
         burn::backend::DispatchDevice::LibTorch(_) => true,
         #[allow(unreachable_patterns)]
         _ => false,
+    }
+}
+
+/// The name of a device's backend, as users write it.
+pub fn backend_name(device: &Device) -> &'static str {
+    match device.clone().without_autodiff().as_dispatch() {
+        #[cfg(feature = "flex")]
+        burn::backend::DispatchDevice::Flex(_) => "flex",
+        #[cfg(feature = "tch")]
+        burn::backend::DispatchDevice::LibTorch(_) => "tch",
+        #[allow(unreachable_patterns)]
+        other if format!("{other:?}").contains("Cuda") => "cuda",
+        #[allow(unreachable_patterns)]
+        _ => "wgpu",
+    }
+}
+
+/// Whether a device multiplies and adds in an element type. `flex` takes half precision only to
+/// convert it, whatever it says.
+pub(crate) fn computes_in(device: &Device, dtype: FloatDType) -> bool {
+    backend_name(device) != "flex" && device.supports_dtype(dtype)
+}
+
+/// Largest relative error against a reference in f32 that results in half precision may have. Rounding to `b` bits of
+/// mantissa is off by `2^-b` at most, and a network rounds some hundred times on the way, errors that add up as their
+/// squares do: allowed is 8 times the rounding of one, 1/32 for bfloat16 and 1/256 for f16. The largest that the
+/// fixtures have shown are half and four fifths of it.
+pub fn half_tolerance(precision: Precision) -> f64 {
+    match precision {
+        Precision::Bf16 => 8.0 * 2f64.powi(-8),
+        _ => 8.0 * 2f64.powi(-11),
     }
 }
 
@@ -231,6 +275,15 @@ mod tests {
         for name in ["cpu", "tch:", "tch:x", "flex:0", "", "wgpu:-1"] {
             let error = name.parse::<DeviceSpec>().unwrap_err().to_string();
             assert!(error.contains("accepted: flex, tch"), "{error}");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "cuda")]
+    fn a_cuda_device_that_is_not_there_is_an_error_with_the_fix() {
+        let error = DeviceSpec::Cuda(1000).open().unwrap_err().to_string();
+        for part in ["cuda:1000", "CUDA finds", "nvidia-smi"] {
+            assert!(error.contains(part), "{error}");
         }
     }
 

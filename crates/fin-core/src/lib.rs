@@ -29,4 +29,4 @@ pub use embedder::{
 };
 pub use error::{Error, Result};
 pub use pooling::{MapPooling, Pooling, l2_normalize};
-pub use precision::Precision;
+pub use precision::{Precision, to_f32};

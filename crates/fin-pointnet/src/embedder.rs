@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use fin_core::atomic::AtomicDir;
 use fin_core::nn::LinearConfig;
 use fin_core::weights::{self, Checkpoint, LoadReport, Names};
-use fin_core::{Embedder, EmbeddingNetwork, Error, Result};
+use fin_core::{Embedder, EmbeddingNetwork, Error, Precision, Result};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -43,6 +43,8 @@ pub struct MeshOptions {
     pub freeze: bool,
     /// Refuse weights with NaN or infinite values.
     pub check: bool,
+    /// What the backbone is held in at inference: f32, f16 or bf16. A projection is in f32.
+    pub precision: Precision,
 }
 
 /// An embedding model of meshes and point clouds: reading, sampling, network, and the directory it
@@ -60,6 +62,7 @@ pub struct MeshEmbedder {
     seed: u64,
     augmentation: Option<PointAugmentation>,
     freeze: bool,
+    precision: Precision,
     report: LoadReport,
 }
 
@@ -212,6 +215,7 @@ impl MeshEmbedder {
         options: &MeshOptions,
         device: &Device,
     ) -> Result<Self> {
+        options.precision.check_whole(device)?;
         if let Some(output) = options.output.filter(|output| *output != config.output) {
             if let Some(width) = config.projection {
                 let reason = format!(
@@ -281,6 +285,7 @@ impl MeshEmbedder {
             seed: options.seed,
             augmentation: options.augmentation,
             freeze: options.freeze,
+            precision: options.precision,
             report,
         })
     }
@@ -576,7 +581,8 @@ impl Embedder for MeshEmbedder {
     }
 
     fn inference_network(&self) -> &PointNetwork {
-        self.compiled.get_or_init(|| self.network.compile())
+        self.compiled
+            .get_or_init(|| self.network.compile_in(self.precision))
     }
 
     fn with_network(mut self, network: PointNetwork) -> Self {
@@ -593,6 +599,7 @@ impl Embedder for MeshEmbedder {
     /// where there is one. The rest of the classifier is not there: load it upstream with
     /// `strict=False`.
     fn save(&self, directory: &Path) -> Result<()> {
+        self.precision.check_save()?;
         let target = AtomicDir::create(directory)?;
         self.write(target.path())?;
         target.commit()

@@ -153,6 +153,7 @@ impl SetAbstraction {
                 None => own,
                 Some(features) => {
                     let features = features.clone().select(0, index);
+                    let own = own.cast(features.dtype());
                     let columns = match self.grouping {
                         Grouping::SingleScale => vec![own, features],
                         Grouping::MultiScale => vec![features, own],
@@ -267,7 +268,7 @@ impl PointNet2 {
         let [batch, count, _] = last.xyz.dims();
         let xyz = last.xyz.reshape([batch * count, 3]);
         let rows = match last.features {
-            Some(features) => Tensor::cat(vec![xyz, features], 1),
+            Some(features) => Tensor::cat(vec![xyz.cast(features.dtype()), features], 1),
             None => xyz,
         };
         self.global.forward(rows, count)

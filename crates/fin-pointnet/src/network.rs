@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
 use fin_core::nn::Linear;
-use fin_core::{Backbone, EmbeddingNetwork, l2_normalize};
+use fin_core::{Backbone, EmbeddingNetwork, Precision, l2_normalize, to_f32};
 
 use crate::architecture::PointBackbone;
 use crate::output::PointOutput;
@@ -31,9 +31,9 @@ impl PointNetwork {
     pub fn features(&self, points: &Tensor<3>) -> Tensor<2> {
         let global = self.backbone.global(points);
         match self.output {
-            PointOutput::Global => global,
+            PointOutput::Global => to_f32(global),
             PointOutput::Embedding => {
-                let stage = self.backbone.first_stage(global);
+                let stage = to_f32(self.backbone.first_stage(global));
                 if self.relu { relu(stage) } else { stage }
             }
         }
@@ -61,8 +61,13 @@ impl PointNetwork {
 
     /// The same function at inference, in its fastest form: [`PointBackbone::compile`].
     pub fn compile(&self) -> Self {
+        self.compile_in(Precision::F32)
+    }
+
+    /// [`PointNetwork::compile`] with the backbone in half precision, where that is asked for.
+    pub fn compile_in(&self, precision: Precision) -> Self {
         Self {
-            backbone: self.backbone.compile(),
+            backbone: precision.cast(self.backbone.compile()),
             projection: self.projection.clone(),
             ..*self
         }

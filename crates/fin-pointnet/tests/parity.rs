@@ -5,6 +5,9 @@
 //! References come from `fixtures/pointnet/generate.py`. Devices come from `FIN_TEST_DEVICES`
 //! (`flex` where unset), so that one binary proves every backend it was built with.
 
+#[path = "parity/half.rs"]
+mod half;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

@@ -44,7 +44,7 @@ pub struct ModelOptions {
     pub freeze: bool,
     /// Refuse weights with NaN or infinite values.
     pub check: bool,
-    /// What the weights of a network's large layers are held in; not for meshes.
+    /// What weights are held in; int8 is not for meshes.
     pub precision: Precision,
     /// Largest number of tokens, instead of the model's; for texts.
     pub max_length: Option<usize>,
@@ -104,7 +104,7 @@ impl ModelOptions {
             ("lock", !self.lock.is_empty(), &[TextImage]),
             (
                 "precision",
-                self.precision != Precision::F32,
+                self.precision == Precision::Int8,
                 &[Text, Image, TextImage],
             ),
         ];
@@ -171,6 +171,7 @@ impl ModelOptions {
             augmentation: self.point_augmentation,
             freeze: self.freeze,
             check: self.check,
+            precision: self.precision,
             ..MeshOptions::default()
         })
     }

@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor};
 use fin_core::kernels::Activation;
 use fin_core::nn::{Linear, LinearConfig, LinearLayers};
 use fin_core::weights::{self, Checkpoint, LoadReport, Names};
-use fin_core::{Backbone, Result};
+use fin_core::{Backbone, Precision, Result};
 
 use crate::batch::TokenBatch;
 use crate::bert::Bert;
@@ -116,6 +116,24 @@ impl PairClassifier {
             }
             BackboneConfig::T5(_) => return Ok(None),
         }))
+    }
+
+    /// The encoder in half precision, where that is asked for; the head stays in f32.
+    pub(crate) fn cast(self, precision: Precision) -> Self {
+        match self {
+            Self::Bert(model) => Self::Bert(BertClassifier {
+                bert: precision.cast(model.bert),
+                ..model
+            }),
+            Self::XlmRoberta(model) => Self::XlmRoberta(XlmRobertaClassifier {
+                roberta: precision.cast(model.roberta),
+                ..model
+            }),
+            Self::DistilBert(model) => Self::DistilBert(DistilBertClassifier {
+                distilbert: precision.cast(model.distilbert),
+                ..model
+            }),
+        }
     }
 
     /// `[batch]`: the number that the head gives for each pair, before any function of it.

@@ -179,6 +179,7 @@ impl CrossEncoder {
             return Err(Error::config(path, "model_type", reason));
         };
         options.precision.apply(&mut network, device)?;
+        let network = network.cast(options.precision);
         let token_types = match &config {
             BackboneConfig::Bert(config) => config.type_vocab_size,
             BackboneConfig::XlmRoberta(config) => config.bert.type_vocab_size,

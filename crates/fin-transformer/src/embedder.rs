@@ -81,7 +81,7 @@ pub struct TextOptions {
     pub freeze: bool,
     /// Refuse weights with NaN or infinite values.
     pub check: bool,
-    /// What the layers' weights are held in; heads are in f32.
+    /// What the weights of the transformer, or of its layers in int8, are held in; heads are in f32.
     pub precision: Precision,
 }
 
@@ -199,7 +199,7 @@ impl TextEmbedder {
         }
         let normalize = options.normalize.unwrap_or(layout.normalize);
         let mut network = TextNetwork {
-            backbone,
+            backbone: backbone.cast(options.precision),
             dense,
             pooling,
             normalize,

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use fin_core::kernels::Activation;
 use fin_core::nn::{Linear, LinearConfig, LinearLayers};
 use fin_core::weights::{self, Names};
-use fin_core::{Backbone, EmbeddingNetwork, Pooling, Result, l2_normalize};
+use fin_core::{Backbone, EmbeddingNetwork, Pooling, Precision, Result, l2_normalize, to_f32};
 
 use crate::batch::TokenBatch;
 use crate::bert::{Bert, BertPooler};
@@ -38,6 +38,15 @@ impl LinearLayers for TextBackbone {
 }
 
 impl TextBackbone {
+    /// In half precision, where that is asked for. T5's second map of the feed-forward network stays in f32 for f16,
+    /// whose range its output leaves: what `transformers` keeps in f32 there too.
+    pub fn cast(self, precision: Precision) -> Self {
+        match self {
+            Self::T5(model) => Self::T5(model.cast(precision)),
+            other => precision.cast(other),
+        }
+    }
+
     /// The output of the embeddings and of every layer, each `[batch, seq, hidden]`.
     pub fn hidden_states(&self, batch: &TokenBatch) -> Vec<Tensor<3>> {
         match self {
@@ -152,7 +161,7 @@ pub struct TextNetwork {
 impl TextNetwork {
     /// [`EmbeddingNetwork::embed`] without the scaling to unit length.
     pub fn embed_unnormalized(&self, batch: &TokenBatch) -> Tensor<2> {
-        let hidden = self.backbone.forward(batch);
+        let hidden = to_f32(self.backbone.forward(batch));
         let pooled = self
             .pooling
             .iter()

@@ -15,7 +15,7 @@ use fin_core::nn::{
     Embedding, EmbeddingConfig, Linear, LinearConfig, LinearLayers, RmsNorm, RmsNormConfig,
 };
 use fin_core::weights::Names;
-use fin_core::{Backbone, Error, Result};
+use fin_core::{Backbone, Error, Precision, Result, to_f32};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::TokenBatch;
@@ -332,6 +332,7 @@ impl T5FeedForward {
 }
 
 impl T5Block {
+    /// Sums of blocks are in f32: they grow from block to block, beyond what f16 has.
     fn forward(&self, x: Tensor<3>, bias: &AttentionBias) -> Tensor<3> {
         let layer = &self.attention_layer;
         let attention = &layer.self_attention;
@@ -345,14 +346,30 @@ impl T5Block {
             1.0,
             &attention.dropout,
         );
-        let x = x + kernels::dropout(attention.o.forward(context), &layer.dropout);
+        let context = attention.o.forward(context);
+        let x = x + to_f32(kernels::dropout(context, &layer.dropout));
         let layer = &self.feed_forward_layer;
         let wide = layer.dense.forward(layer.layer_norm.forward(x.clone()));
-        x + kernels::dropout(wide, &layer.dropout)
+        x + to_f32(kernels::dropout(wide, &layer.dropout))
     }
 }
 
 impl T5Encoder {
+    /// [`crate::TextBackbone::cast`].
+    pub(crate) fn cast(self, precision: Precision) -> Self {
+        let block = self.encoder.block.iter();
+        let outputs: Vec<Linear> = block
+            .map(|block| block.feed_forward_layer.dense.wo.clone())
+            .collect();
+        let mut cast = precision.cast(self);
+        if precision == Precision::F16 {
+            for (block, wo) in cast.encoder.block.iter_mut().zip(outputs) {
+                block.feed_forward_layer.dense.wo = wo;
+            }
+        }
+        cast
+    }
+
     /// Padding and relative positions, for every block.
     fn attention_bias(&self, batch: &TokenBatch) -> AttentionBias {
         let [_, seq] = batch.dims();
@@ -389,7 +406,7 @@ impl T5Encoder {
     }
 
     fn embed(&self, batch: &TokenBatch) -> Tensor<3> {
-        let words = self.shared.forward(batch.input_ids.clone());
+        let words = to_f32(self.shared.forward(batch.input_ids.clone()));
         kernels::dropout(words, &self.encoder.dropout)
     }
 

@@ -6,6 +6,8 @@
 
 #[path = "parity/cross_encoders.rs"]
 mod cross_encoders;
+#[path = "parity/half.rs"]
+mod half;
 
 use std::path::{Path, PathBuf};
 

@@ -114,12 +114,17 @@ fn saving_and_training_are_refused() {
 
 #[test]
 fn precisions_have_names() {
-    for precision in [Precision::F32, Precision::Int8] {
+    for precision in [
+        Precision::F32,
+        Precision::F16,
+        Precision::Bf16,
+        Precision::Int8,
+    ] {
         assert_eq!(
             precision.to_string().parse::<Precision>().unwrap(),
             precision
         );
     }
     let error = "int4".parse::<Precision>().unwrap_err().to_string();
-    assert!(error.contains("f32, int8"), "{error}");
+    assert!(error.contains("f32, f16, bf16, int8"), "{error}");
 }

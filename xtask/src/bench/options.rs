@@ -19,7 +19,7 @@ const SCALED: [&str; 2] = ["all-minilm-l6-v2", "efficientnet-lite0"];
 
 const PEERS: [&str; 4] = ["torch", "torch-compile", "onnx", "openvino"];
 
-const PRECISIONS: [&str; 2] = ["f32", "int8"];
+const PRECISIONS: [&str; 4] = ["f32", "int8", "f16", "bf16"];
 
 const KNOWN: &str = "--backends, --models, --batch, --length, --points, --mixed, --precision, \
                      --threads, --seconds, --peers, --scaling, --training, --write";
@@ -29,7 +29,7 @@ const KNOWN: &str = "--backends, --models, --batch, --length, --points, --mixed,
 pub struct Options {
     pub models: Vec<String>,
     pub backends: Vec<String>,
-    /// What weights are held in, on `flex`; elsewhere it is f32.
+    /// What weights are held in; int8 on `flex` alone, f16 and bf16 on the others alone.
     pub precisions: Vec<String>,
     /// Options of the bench `models` that change shapes, with their values.
     pub shapes: Vec<(String, String)>,
@@ -252,7 +252,7 @@ mod tests {
             ("--models --write", ["--models", "needs a value"]),
             ("--training --batch 8", ["--training", "--batch"]),
             ("--scaling --mixed", ["--scaling", "--mixed"]),
-            ("--precision int4", ["`int4`", "f32, int8"]),
+            ("--precision int4", ["`int4`", "f32, int8, f16, bf16"]),
             ("--training --precision int8", ["--training", "--precision"]),
             ("--write ../x", ["--write", "`../x`"]),
             ("--scaling --peers", ["--scaling", "--peers"]),

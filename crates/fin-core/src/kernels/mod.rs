@@ -30,17 +30,21 @@ pub mod slices;
 mod tasks;
 #[cfg(all(test, feature = "flex"))]
 mod testing;
+#[cfg(feature = "tch")]
+mod torch;
 #[cfg(feature = "flex")]
 mod training;
 
 use std::sync::Arc;
 
 use burn::nn::Dropout;
+use burn::tensor::DType;
 use burn::tensor::Tensor;
 use burn::tensor::activation::{gelu, gelu_approximate, relu, sigmoid, silu, softmax, tanh};
 use burn::tensor::ops::ConvOptions;
 
 use crate::device::has_exact_gelu_gradient;
+use crate::precision::to_f32;
 
 /// Without `flex` no weights are laid out ahead.
 #[cfg(not(feature = "flex"))]
@@ -144,6 +148,11 @@ impl Activation {
 
     /// Applies the function to every element.
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        // What Burn has no single operation for.
+        #[cfg(feature = "tch")]
+        if matches!(self, Self::GeluTanh | Self::Silu) && is_torch(&x) {
+            return torch::activation(x, self);
+        }
         match self {
             Self::Identity => x,
             Self::Gelu => exact_gelu(x),
@@ -186,6 +195,12 @@ fn is_trained<const D: usize>(x: &Tensor<D>) -> bool {
         && crate::device::is_plain_flex(&device.without_autodiff())
 }
 
+/// Whether LibTorch's own operations apply to this tensor.
+#[cfg(feature = "tch")]
+fn is_torch<const D: usize>(x: &Tensor<D>) -> bool {
+    crate::device::is_plain_torch(&x.device())
+}
+
 /// `activation(x·Wᵀ + b)`: `x` `[..., in]`, `weight` `[out, in]`, `bias` `[out]` → `[..., out]`.
 pub fn linear<const D: usize>(
     x: Tensor<D>,
@@ -200,6 +215,10 @@ pub fn linear<const D: usize>(
     #[cfg(feature = "flex")]
     if is_trained(&x) {
         return training::linear(x, weight, bias, activation);
+    }
+    #[cfg(feature = "tch")]
+    if is_torch(&x) {
+        return torch::linear(x, weight, bias, activation);
     }
     portable::linear(x, weight, bias, activation)
 }
@@ -287,6 +306,10 @@ pub fn attention(
     if is_trained(&query) {
         return training::attention(query, key, value, bias.clone(), heads, scale, dropout);
     }
+    #[cfg(feature = "tch")]
+    if is_torch(&query) {
+        return torch::attention(query, key, value, bias, heads, scale);
+    }
     portable::attention(query, key, value, bias, heads, scale, dropout)
 }
 
@@ -369,6 +392,25 @@ pub fn conv2d(
     portable::conv2d(x, weight, bias, stride, padding, groups)
 }
 
+/// Batch normalisation of `x` `[batch, channels, height, width]` by given statistics; all else is `[channels]`.
+pub fn batch_norm_running(
+    x: Tensor<4>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    mean: Tensor<1>,
+    variance: Tensor<1>,
+    eps: f64,
+) -> Tensor<4> {
+    let dtype = x.dtype();
+    let x = to_f32(x);
+    let [weight, bias, mean, variance] = [weight, bias, mean, variance].map(to_f32);
+    #[cfg(feature = "tch")]
+    if is_torch(&x) {
+        return torch::batch_norm(x, weight, bias, mean, variance, eps).cast(dtype);
+    }
+    burn::tensor::module::batch_norm(x, weight, bias, mean, variance, eps).cast(dtype)
+}
+
 /// Batch normalisation of `x` `[batch, channels, height, width]` by its own statistics, and an
 /// activation: the result, and mean and biased variance, both `[channels]` and outside of autodiff. `weight` and `bias` are
 /// `[channels]`.
@@ -390,6 +432,9 @@ pub fn batch_norm(
 }
 
 /// The forms that run on every device.
+///
+/// Weights may be in half precision. Inputs are brought to their type; norms and softmax, whose sums of squares
+/// and exponentials have neither the digits nor the range there, are taken in f32.
 mod portable {
     use super::*;
 
@@ -399,6 +444,7 @@ mod portable {
         bias: Option<Tensor<1>>,
         activation: Activation,
     ) -> Tensor<D> {
+        let x = x.cast(weight.dtype());
         let mut shape = x.dims();
         let in_features = shape[D - 1];
         let rows = shape.iter().product::<usize>() / in_features.max(1);
@@ -417,16 +463,20 @@ mod portable {
         bias: Tensor<1>,
         eps: f64,
     ) -> Tensor<D> {
+        let dtype = weight.dtype();
         let x = match residual {
-            Some(residual) => x + residual,
-            None => x,
+            Some(residual) => to_f32(x) + to_f32(residual),
+            None => to_f32(x),
         };
-        burn::tensor::module::layer_norm(x, weight, Some(bias), eps)
+        let (weight, bias) = (to_f32(weight), Some(to_f32(bias)));
+        burn::tensor::module::layer_norm(x, weight, bias, eps).cast(dtype)
     }
 
     pub(super) fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+        let dtype = weight.dtype();
+        let x = to_f32(x);
         let scale = x.clone().square().mean_dim(D - 1) + eps;
-        x / scale.sqrt() * weight.unsqueeze()
+        (x / scale.sqrt() * to_f32(weight).unsqueeze()).cast(dtype)
     }
 
     pub(super) fn attention(
@@ -441,12 +491,18 @@ mod portable {
         let [batch, seq, hidden] = query.dims();
         let head_dim = hidden / heads;
         let split = |x: Tensor<3>| x.reshape([batch, seq, heads, head_dim]).swap_dims(1, 2);
-        let mut scores = split(query).matmul(split(key).swap_dims(2, 3)) * scale;
-        if let Some(position) = &bias.position {
-            scores = scores + position.clone().unsqueeze();
-        }
+        let dtype = query.dtype();
+        let scores = match dtype {
+            DType::F32 => split(query).matmul(split(key).swap_dims(2, 3)) * scale,
+            // The query is scaled, not the product, which might be too large.
+            _ => to_f32((split(query) * scale).matmul(split(key).swap_dims(2, 3))),
+        };
+        let scores = match &bias.position {
+            Some(position) => scores + to_f32(position.clone()).unsqueeze(),
+            None => scores,
+        };
         let scores = scores + bias.key.clone().reshape([batch, 1, 1, seq]);
-        let weights = dropout.forward(softmax(scores, 3));
+        let weights = dropout.forward(softmax(scores, 3)).cast(dtype);
         weights
             .matmul(split(value))
             .swap_dims(1, 2)
@@ -461,6 +517,7 @@ mod portable {
         padding: [(usize, usize); 2],
         groups: usize,
     ) -> Tensor<4> {
+        let x = x.cast(weight.dtype());
         let options = ConvOptions::new_with_padding([stride; 2], padding, [1; 2], groups);
         burn::tensor::module::conv2d(x, weight, bias, options)
     }

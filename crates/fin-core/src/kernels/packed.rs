@@ -13,6 +13,7 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use super::blocked::each;
 use super::blocked::memory::{Buffer, Shared};
 #[cfg(target_arch = "x86_64")]
 use super::blocked::vector::{Avx2, Avx512};
@@ -247,17 +248,6 @@ struct Tile {
 /// The processor has the instructions that it was compiled for, and all that a [`Tile`] of its size names is
 /// readable or, of `out`, writable.
 type Kernel = unsafe fn(&Tile);
-
-/// The body for every number of the list below a constant, written out.
-macro_rules! each {
-    ($i:ident < $count:ident, [$($number:literal)*], $body:block) => {$(
-        if $number < $count {
-            #[allow(non_upper_case_globals)]
-            const $i: usize = $number;
-            $body
-        }
-    )*};
-}
 
 /// `ROWS` rows by 16 or 32 columns, from vector `first` of the panel on.
 ///

@@ -10,6 +10,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
+use super::blocked::each;
 use super::blocked::memory::{Buffer, Shared};
 #[cfg(target_arch = "x86_64")]
 use super::blocked::vector::{Avx2, Avx512};
@@ -164,17 +165,6 @@ pub(super) struct Tile {
 /// The processor has the instructions that it was compiled for, and all that a [`Tile`] of its size
 /// names is readable or, of `out`, writable.
 pub(super) type Kernel = unsafe fn(&Tile);
-
-/// The body for every number of the list below a constant, written out.
-macro_rules! each {
-    ($i:ident < $count:ident, [$($number:literal)*], $body:block) => {$(
-        if $number < $count {
-            #[allow(non_upper_case_globals)]
-            const $i: usize = $number;
-            $body
-        }
-    )*};
-}
 
 /// `VECTORS` times 16 rows by `COLUMNS` columns.
 ///

@@ -92,7 +92,7 @@ impl BatchNorm2d {
         if x.device().is_autodiff() && self.training.is_enabled() {
             return self.forward_train(x, activation);
         }
-        activation.forward(burn::tensor::module::batch_norm(
+        activation.forward(kernels::batch_norm_running(
             x,
             self.weight.val(),
             self.bias.val(),

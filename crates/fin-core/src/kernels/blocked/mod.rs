@@ -36,6 +36,7 @@ pub use pool::{add, from_blocked, global_mean, max_pool, scale_channels, to_bloc
 
 use super::Activation;
 use tile::Finish;
+pub(super) use tile::each;
 
 /// Channels in a block.
 pub const BLOCK: usize = 16;

@@ -69,7 +69,7 @@ macro_rules! each {
         }
     )*};
 }
-pub(super) use each;
+pub(in crate::kernels) use each;
 
 /// A kernel for one size of tile.
 ///

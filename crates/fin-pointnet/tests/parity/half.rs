@@ -1,0 +1,71 @@
+//! Networks in half precision against the references in f32, where the device computes in it.
+
+use burn::tensor::FloatDType;
+use fin_core::device::half_tolerance;
+use fin_core::{EmbeddingNetwork, Precision, Result};
+
+use super::*;
+
+/// The model where the device computes in the precision; where it does not, the refusal is what is checked.
+fn opened<M>(
+    precision: Precision,
+    spec: DeviceSpec,
+    device: &Device,
+    model: Result<M>,
+) -> Option<M> {
+    let dtype = match precision {
+        Precision::F16 => FloatDType::F16,
+        _ => FloatDType::BF16,
+    };
+    let has = spec != DeviceSpec::Flex && device.supports_dtype(dtype);
+    match model {
+        Ok(model) if has => Some(model),
+        Ok(_) => panic!("{precision} on {spec} is taken, which has it not"),
+        Err(error) => {
+            let error = error.to_string();
+            assert!(!has, "{precision} on {spec}: {error}");
+            let backend = spec.feature();
+            for part in ["precision", &precision.to_string(), backend, "it has f32"] {
+                assert!(error.contains(part), "{error}");
+            }
+            None
+        }
+    }
+}
+
+const HALVES: [Precision; 2] = [Precision::Bf16, Precision::F16];
+
+#[test]
+fn embeddings_in_half_precision() {
+    for spec in devices() {
+        let device = spec.open().unwrap();
+        for precision in HALVES {
+            for name in ["ssg", "ssg-normals", "msg", "msg-normals"] {
+                let description = json(name);
+                let architecture = serde_json::from_value(description["architecture"].clone());
+                let normals = description["normals"].as_bool().unwrap();
+                let config = ModelConfig::new(architecture.unwrap(), normals);
+                let path = fixtures().join(description["weights"].as_str().unwrap());
+                let options = MeshOptions {
+                    precision,
+                    normalize: Some(false),
+                    ..MeshOptions::default()
+                };
+                let model = MeshEmbedder::open_checkpoint(path, &config, &options, &device);
+                let Some(model) = opened(precision, spec, &device, model) else {
+                    continue;
+                };
+                let reference = tensors(&format!("{name}.reference"));
+                let points = tensor::<3>(&reference, "points", &device);
+                let network = model.inference_network();
+                let found = values(network.embed(&PointBatch::Points(points)));
+                let expected = reference.read_f32("eval.stage").unwrap();
+                assert!(relative(&found, &expected) > f32_tolerance(spec));
+                let what = format!("{name} on {spec}, {precision}: stage");
+                check(&what, &found, &expected, half_tolerance(precision));
+                let directory = tempfile::tempdir().unwrap();
+                assert!(model.save(&directory.path().join("saved")).is_err());
+            }
+        }
+    }
+}
