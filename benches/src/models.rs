@@ -163,7 +163,7 @@ impl Network {
     /// # Errors
     /// Where the device does not compute in it.
     pub fn cast(self, precision: Precision, device: &Device) -> Outcome<Self> {
-        precision.check_half(device)?;
+        precision.check_device(device)?;
         Ok(match self {
             Self::Text(network) => Self::Text(TextNetwork {
                 backbone: network.backbone.cast(precision),
@@ -189,13 +189,12 @@ impl Network {
         match self {
             Self::Text(network) => precision.apply(&mut network.backbone, device)?,
             Self::Clip(network, _) => precision.apply(network, device)?,
-            // Made for inference when it was built.
-            Self::Image(..) if precision == Precision::F32 => {}
-            Self::Image(network, run) => {
+            Self::Image(network, run) if precision == Precision::Int8 => {
                 run.backbone = network.backbone.quantize()?;
                 network.backbone = run.backbone.clone();
             }
-            Self::Points(..) => {}
+            // Made for inference when it was built.
+            Self::Image(..) | Self::Points(..) => {}
         }
         Ok(())
     }
