@@ -8,11 +8,13 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use burn::tensor::Tensor;
+use rayon::prelude::*;
 
-use super::blocked::memory::{Buffer, Shared};
+use super::blocked::memory::{Buffer, Shared, filled};
 use super::simd::multiversion;
 use super::tasks::{self, Tasks};
 use super::{Activation, simd, slices};
@@ -26,8 +28,11 @@ const STEP: usize = 4;
 /// Bytes of the weights of a tile at a step.
 const STEP_BYTES: usize = COLUMNS * STEP;
 
-/// Columns between two passes of the activation: what of the output stays in the nearest caches.
-const BLOCK: usize = 8 * COLUMNS;
+/// Most rows of a tile.
+const TALL: usize = 14;
+
+/// 1.5·2²³: added to a float, it rounds it to an integer and leaves that in the low bits.
+const ROUND: f32 = 12_582_912.0;
 
 /// Bytes of a task's quantised rows: what leaves room in a cache of 1 MiB.
 const ROOM: usize = 256 * 1024;
@@ -45,11 +50,18 @@ pub struct Int8Linear {
     steps: usize,
     /// `[out_features / 32, steps, 32, 4]` signed bytes, zeros beyond the weight.
     values: Buffer,
-    /// What an integer of every row of the weight stands for.
-    scales: Vec<f32>,
-    /// The sum of every row of the weight, as its integers have it.
-    sums: Vec<f32>,
-    bias: Option<Vec<f32>>,
+    /// Of 32 rows of the weight each.
+    panels: Vec<Panel>,
+}
+
+/// What the sums of a panel's products stand for; zeros beyond the weight.
+#[derive(Clone)]
+struct Panel {
+    /// What an integer of a row of the weight stands for.
+    scales: [f32; COLUMNS],
+    /// The sum of a row of the weight, as its integers have it.
+    sums: [f32; COLUMNS],
+    bias: [f32; COLUMNS],
 }
 
 impl fmt::Debug for Int8Linear {
@@ -75,36 +87,36 @@ impl Int8Linear {
         let steps = inner.div_ceil(STEP);
         let panel = steps * STEP_BYTES;
         let mut values = Buffer::new(outputs.div_ceil(COLUMNS) * panel / size_of::<f32>());
-        let bytes: &mut [i8] = bytemuck::cast_slice_mut(&mut values);
-        let (mut scales, mut sums) = (Vec::new(), Vec::new());
-        for (row, weight) in weight.chunks_exact(inner.max(1)).take(outputs).enumerate() {
-            let largest = weight.iter().fold(0.0f32, |max, w| max.max(w.abs()));
-            let finite = weight.iter().all(|w| w.is_finite());
-            let scale = if finite { largest / 127.0 } else { f32::NAN };
-            let inverse = if largest > 0.0 && finite {
-                127.0 / largest
-            } else {
-                0.0
-            };
-            let panel = &mut bytes[row / COLUMNS * panel..][..panel];
-            let mut sum = 0;
-            for (i, w) in weight.iter().enumerate() {
-                let q = (w * inverse).round_ties_even() as i8;
-                panel[i / STEP * STEP_BYTES + row % COLUMNS * STEP + i % STEP] = q;
-                sum += i32::from(q);
-            }
-            scales.push(scale);
-            sums.push(scale * sum as f32);
+        let none = Panel {
+            scales: [0.0; COLUMNS],
+            sums: [0.0; COLUMNS],
+            bias: [0.0; COLUMNS],
+        };
+        let mut panels = vec![none; outputs.div_ceil(COLUMNS)];
+        if steps > 0 {
+            let bytes: &mut [i8] = bytemuck::cast_slice_mut(&mut values);
+            bytes
+                .par_chunks_mut(panel)
+                .zip(weight.par_chunks(COLUMNS * inner))
+                .zip(&mut panels)
+                .for_each(|((bytes, rows), of)| {
+                    for (column, row) in rows.chunks_exact(inner).enumerate() {
+                        let (scale, sum) = quantize_weight(row, column, bytes);
+                        of.scales[column] = scale;
+                        of.sums[column] = scale * sum as f32;
+                    }
+                });
         }
-        scales.resize(outputs, 0.0);
-        sums.resize(outputs, 0.0);
+        if let Some(bias) = bias {
+            for (panel, bias) in panels.iter_mut().zip(bias.chunks(COLUMNS)) {
+                panel.bias[..bias.len()].copy_from_slice(bias);
+            }
+        }
         Self {
             features,
             steps,
             values,
-            scales,
-            sums,
-            bias: bias.map(<[f32]>::to_vec),
+            panels,
         }
     }
 
@@ -126,15 +138,16 @@ impl Int8Linear {
             let [outputs, inner] = self.features;
             assert_eq!(dims[D - 1], inner, "int8: input of another width");
             let rows = x.len() / inner.max(1);
-            let mut y = vec![0.0; rows * outputs];
-            self.run(Isa::detect(), x, activation, &mut y);
+            let run = |y: &mut _| self.run(Isa::detect(), x, activation, y);
+            // SAFETY: it writes to every value.
+            let y = unsafe { filled(rows * outputs, run) };
             dims[D - 1] = outputs;
             (y, dims)
         })
     }
 
-    /// `x` `[rows, in_features]` → `y` `[rows, out_features]`.
-    fn run(&self, isa: Isa, x: &[f32], activation: Activation, y: &mut [f32]) {
+    /// `x` `[rows, in_features]` → `y` `[rows, out_features]`, every value of which is written.
+    fn run(&self, isa: Isa, x: &[f32], activation: Activation, y: &mut [MaybeUninit<f32>]) {
         let [outputs, inner] = self.features;
         let rows = y.len() / outputs.max(1);
         assert!(
@@ -154,7 +167,7 @@ impl Int8Linear {
         let wanted = tasks::A_THREAD * threads;
         let group = rows.div_ceil(wanted).next_multiple_of(most);
         let group = group.min((ROOM / stride).max(1).next_multiple_of(most));
-        let shared = Shared::new(y);
+        let shared = Shared::unwritten(y);
         // Few rows are shared out by columns.
         let tasks = Tasks::new([rows, outputs], group, COLUMNS, 2, threads);
         tasks.run(threads, |rows: Range<usize>, columns: Range<usize>| {
@@ -168,41 +181,33 @@ impl Int8Linear {
                 let bytes = &mut bytes[i * stride..][..self.steps * STEP];
                 quantize(&x[i * inner..][..inner], bytes, range);
             }
-            for block in columns.clone().step_by(BLOCK) {
-                let block = block..(block + BLOCK).min(columns.end);
-                for column in block.clone().step_by(COLUMNS) {
-                    let panel = column / COLUMNS * self.steps * STEP_BYTES;
-                    let weight: &[i8] = bytemuck::cast_slice(&self.values);
-                    let weight = &weight[panel..][..self.steps * STEP_BYTES];
-                    for tile in (0..count).step_by(most) {
-                        let tall = most.min(count - tile);
-                        let mut sums = [[0i32; COLUMNS]; 14];
-                        let rows = &bytes[tile * stride..];
-                        // SAFETY: the table is of this processor's kernels; `tall` rows of `stride` bytes
-                        // are in the memory, as a group is whole tiles, and `weight` is a panel.
-                        unsafe { (kernels[tall - 1])(rows, stride, weight, &mut sums) };
-                        for (i, sums) in sums.iter().enumerate().take(tall) {
-                            let wide = COLUMNS.min(block.end - column);
-                            let at = (first + tile + i) * outputs + column;
-                            // SAFETY: a row and columns of the output which no other task has.
-                            let y = unsafe {
-                                std::slice::from_raw_parts_mut(shared.get().add(at), wide)
-                            };
-                            let of = column..column + wide;
-                            let bias = self.bias.as_ref().map(|bias| &bias[of.clone()]);
-                            let (scales, offsets) = (&self.scales[of.clone()], &self.sums[of]);
-                            restore(y, sums, ranges[tile + i], scales, offsets, bias);
-                        }
+            let weights: &[i8] = bytemuck::cast_slice(&self.values);
+            let (mut sums, mut values) = ([[0; COLUMNS]; TALL], [[0.0; COLUMNS]; TALL]);
+            for column in columns.clone().step_by(COLUMNS) {
+                let panel = column / COLUMNS;
+                let weight = &weights[panel * self.steps * STEP_BYTES..][..self.steps * STEP_BYTES];
+                let wide = COLUMNS.min(columns.end - column);
+                for tile in (0..count).step_by(most) {
+                    let tall = most.min(count - tile);
+                    let rows = &bytes[tile * stride..];
+                    // SAFETY: the table is of this processor's kernels; `tall` rows of `stride` bytes are in
+                    // the memory, as a group is whole tiles, and `weight` is a panel.
+                    unsafe { (kernels[tall - 1])(rows, stride, weight, &mut sums) };
+                    let values = &mut values[..tall];
+                    restore(values, &sums, &ranges[tile..], &self.panels[panel]);
+                    if activation != Activation::Identity {
+                        simd::bias_activation(values.as_flattened_mut(), None, COLUMNS, activation);
                     }
-                }
-                if activation != Activation::Identity {
-                    for row in first..first + count {
-                        // SAFETY: as above; the tiles are done with.
-                        let y = unsafe {
-                            let start = shared.get().add(row * outputs + block.start);
-                            std::slice::from_raw_parts_mut(start, block.len())
+                    for (i, values) in values.iter().enumerate() {
+                        let at = (first + tile + i) * outputs + column;
+                        // SAFETY: a row and columns of the output which no other task has.
+                        unsafe {
+                            std::ptr::copy_nonoverlapping(
+                                values.as_ptr(),
+                                shared.get().add(at),
+                                wide,
+                            )
                         };
-                        simd::bias_activation(y, None, block.len(), activation);
                     }
                 }
             }
@@ -214,6 +219,26 @@ impl Int8Linear {
 thread_local! {
     /// Memory for quantised rows; taken while in use, as a thread that waits may begin another product.
     static SCRATCH: Cell<Option<Buffer>> = const { Cell::new(None) };
+}
+
+/// Brings row `column` of a panel to integers from -127 to 127 between those of other rows; what one stands for,
+/// which is not a number where a value of the row is not finite, and their sum.
+fn quantize_weight(row: &[f32], column: usize, panel: &mut [i8]) -> (f32, i32) {
+    let largest = row.iter().fold(0.0f32, |max, w| max.max(w.abs()));
+    if !row.iter().all(|w| w.is_finite()) {
+        return (f32::NAN, 0);
+    }
+    let inverse = match largest > 0.0 {
+        true => 127.0 / largest,
+        false => 0.0,
+    };
+    let mut sum = 0;
+    for (i, w) in row.iter().enumerate() {
+        let q = (w * inverse + ROUND).to_bits() as i8;
+        panel[i / STEP * STEP_BYTES + column * STEP + i % STEP] = q;
+        sum += i32::from(q);
+    }
+    (largest / 127.0, sum)
 }
 
 multiversion! {
@@ -242,10 +267,8 @@ multiversion! {
         let scale = (high / 255.0 - low / 255.0) + poison.into_iter().sum::<f32>();
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
         *range = [low, scale];
-        // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits.
-        const MAGIC: f32 = 12_582_912.0;
         for (q, x) in q.iter_mut().zip(x) {
-            *q = ((x - low) * inverse + MAGIC).to_bits() as u8;
+            *q = ((x - low) * inverse + ROUND).to_bits() as u8;
         }
         for q in q.iter_mut().skip(x.len()) {
             *q = 0;
@@ -254,17 +277,13 @@ multiversion! {
 }
 
 multiversion! {
-    /// Sums of products of integers to what they stand for.
-    fn restore(y: &mut [f32], sums: &[i32; COLUMNS], range: [f32; 2], scales: &[f32], offsets: &[f32], bias: Option<&[f32]>) {
-        let [low, scale] = range;
-        let each = y.iter_mut().zip(sums).zip(scales).zip(offsets);
-        match bias {
-            Some(bias) => each.zip(bias).for_each(|((((y, sum), w), offset), bias)| {
-                *y = *sum as f32 * (scale * w) + (low * offset + bias);
-            }),
-            None => each.for_each(|(((y, sum), w), offset)| {
-                *y = *sum as f32 * (scale * w) + low * offset;
-            }),
+    /// Sums of products of integers to what they stand for, of rows with their ranges.
+    fn restore(y: &mut [[f32; COLUMNS]], sums: &[[i32; COLUMNS]; TALL], ranges: &[[f32; 2]], panel: &Panel) {
+        for ((y, sums), [low, scale]) in y.iter_mut().zip(sums).zip(ranges) {
+            for column in 0..COLUMNS {
+                y[column] = sums[column] as f32 * (scale * panel.scales[column])
+                    + (low * panel.sums[column] + panel.bias[column]);
+            }
         }
     }
 }
@@ -274,7 +293,7 @@ multiversion! {
 /// # Safety
 /// The processor has the instructions that it was compiled for; every row has as many bytes as the panel has
 /// for a column.
-type Kernel = unsafe fn(&[u8], usize, &[i8], &mut [[i32; COLUMNS]; 14]);
+type Kernel = unsafe fn(&[u8], usize, &[i8], &mut [[i32; COLUMNS]; TALL]);
 
 /// An instruction set that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -348,7 +367,7 @@ unsafe fn avx512_vnni<const ROWS: usize>(
     x: &[u8],
     stride: usize,
     weight: &[i8],
-    out: &mut [[i32; COLUMNS]; 14],
+    out: &mut [[i32; COLUMNS]; TALL],
 ) {
     use std::arch::x86_64::*;
     // SAFETY: by the contract; a step reads 128 bytes of weights and 4 of each row.
@@ -381,7 +400,7 @@ unsafe fn avx_vnni<const ROWS: usize>(
     x: &[u8],
     stride: usize,
     weight: &[i8],
-    out: &mut [[i32; COLUMNS]; 14],
+    out: &mut [[i32; COLUMNS]; TALL],
 ) {
     use std::arch::x86_64::*;
     // SAFETY: as above.
@@ -419,7 +438,7 @@ unsafe fn avx2<const ROWS: usize>(
     x: &[u8],
     stride: usize,
     weight: &[i8],
-    out: &mut [[i32; COLUMNS]; 14],
+    out: &mut [[i32; COLUMNS]; TALL],
 ) {
     plain::<ROWS>(x, stride, weight, out);
 }
@@ -430,7 +449,7 @@ unsafe fn portable<const ROWS: usize>(
     x: &[u8],
     stride: usize,
     weight: &[i8],
-    out: &mut [[i32; COLUMNS]; 14],
+    out: &mut [[i32; COLUMNS]; TALL],
 ) {
     plain::<ROWS>(x, stride, weight, out);
 }
@@ -440,7 +459,7 @@ fn plain<const ROWS: usize>(
     x: &[u8],
     stride: usize,
     weight: &[i8],
-    out: &mut [[i32; COLUMNS]; 14],
+    out: &mut [[i32; COLUMNS]; TALL],
 ) {
     let (steps, _) = weight.as_chunks::<STEP_BYTES>();
     for (row, out) in out.iter_mut().enumerate().take(ROWS) {
@@ -460,7 +479,7 @@ fn plain<const ROWS: usize>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::values;
+    use super::super::testing::{over_nan, values};
     use super::*;
 
     /// What the quantised map must give, in double precision.
@@ -512,8 +531,8 @@ mod tests {
                 let expected = expected(&x, &w, [n, k], bias);
                 let mut first: Option<Vec<f32>> = None;
                 for isa in Isa::available() {
-                    let mut y = vec![f32::NAN; m * n];
-                    layer.run(isa, &x, Activation::Identity, &mut y);
+                    let run = |y: &mut _| layer.run(isa, &x, Activation::Identity, y);
+                    let y = over_nan(m * n, run);
                     for (place, (y, expected)) in y.iter().zip(&expected).enumerate() {
                         let error = (f64::from(*y) - expected).abs();
                         let allowed = 1e-5 * (k as f64).sqrt();
@@ -538,8 +557,8 @@ mod tests {
         };
         let (x, w, bias) = (values(m * k, 4), values(n * k, 5), values(n, 6));
         let layer = Int8Linear::new(&w, [n, k], Some(&bias));
-        let mut y = vec![0.0; m * n];
-        layer.run(Isa::detect(), &x, Activation::Relu, &mut y);
+        let run = |y: &mut _| layer.run(Isa::detect(), &x, Activation::Relu, y);
+        let y = over_nan(m * n, run);
         let (mut error, mut size) = (0.0, 0.0);
         for (i, x) in x.chunks_exact(k).enumerate() {
             for (j, w) in w.chunks_exact(k).enumerate() {
@@ -560,8 +579,8 @@ mod tests {
         x[k + 2] = f32::INFINITY;
         w[4 * k] = f32::NAN;
         let layer = Int8Linear::new(&w, [n, k], None);
-        let mut y = vec![0.0; 3 * n];
-        layer.run(Isa::detect(), &x, Activation::Identity, &mut y);
+        let run = |y: &mut _| layer.run(Isa::detect(), &x, Activation::Identity, y);
+        let y = over_nan(3 * n, run);
         for (place, y) in y.iter().enumerate() {
             let lost = place / n == 1 || place % n == 4;
             assert_eq!(y.is_nan(), lost, "{place}: {y}");

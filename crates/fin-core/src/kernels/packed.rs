@@ -8,13 +8,14 @@
 //! the weight as it was, so that both give the same bits.
 
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::blocked::each;
-use super::blocked::memory::{Buffer, Shared};
+use super::blocked::memory::{Buffer, Shared, filled};
 #[cfg(target_arch = "x86_64")]
 use super::blocked::vector::{Avx2, Avx512};
 use super::blocked::vector::{Isa, Portable, Vector};
@@ -121,8 +122,9 @@ impl PackedLinear {
                 let [outputs, inputs] = self.features;
                 assert_eq!(dims[D - 1], inputs, "linear: input of another width");
                 let rows = x.len() / inputs.max(1);
-                let mut y = vec![0.0; rows * outputs];
-                self.run(Isa::detect(), x, bias, activation, &mut y);
+                let run = |y: &mut _| self.run(Isa::detect(), x, bias, activation, y);
+                // SAFETY: it writes to every value.
+                let y = unsafe { filled(rows * outputs, run) };
                 dims[D - 1] = outputs;
                 (y, dims)
             })
@@ -133,14 +135,14 @@ impl PackedLinear {
         }
     }
 
-    /// `x` `[rows, in_features]` → `y` `[rows, out_features]`; what stands in `y` does not matter.
+    /// `x` `[rows, in_features]` → `y` `[rows, out_features]`, every value of which is written.
     fn run(
         &self,
         isa: Isa,
         x: &[f32],
         bias: Option<&[f32]>,
         activation: Activation,
-        y: &mut [f32],
+        y: &mut [MaybeUninit<f32>],
     ) {
         let [n, k] = self.features;
         let m = y.len() / n.max(1);
@@ -162,7 +164,7 @@ impl PackedLinear {
         let depths = k.div_ceil(DEPTH).max(1);
         let depth = k.div_ceil(depths);
         let group = m.div_ceil(m.div_ceil(GROUP)).next_multiple_of(most);
-        let shared = Shared::new(y);
+        let shared = Shared::unwritten(y);
         let tasks = Tasks::new([m, n], group, COLUMNS, 1, threads);
         tasks.run(threads, |rows: Range<usize>, columns: Range<usize>| {
             // Tiles of rows as equal as can be.
@@ -206,7 +208,7 @@ impl PackedLinear {
                     if part + 1 == depths && last && activation != Activation::Identity {
                         let columns = (panel - begun) * COLUMNS..column + wide;
                         for row in rows.clone() {
-                            // SAFETY: rows and columns of this task; the tiles are done with.
+                            // SAFETY: rows and columns of this task, which its tiles have written.
                             let y = unsafe {
                                 let start = shared.get().add(row * n + columns.start);
                                 std::slice::from_raw_parts_mut(start, columns.len())
@@ -384,7 +386,7 @@ impl Kernels {
 #[cfg(test)]
 mod tests {
     use super::super::product::{Matrix, product};
-    use super::super::testing::values;
+    use super::super::testing::{over_nan, values};
     use super::*;
 
     #[test]
@@ -418,9 +420,8 @@ mod tests {
                         &mut expected,
                     );
                     for isa in Isa::available() {
-                        // What stands in the output must not matter.
-                        let mut found = vec![f32::NAN; m * n];
-                        packed.run(isa, &x, bias, activation, &mut found);
+                        let run = |y: &mut _| packed.run(isa, &x, bias, activation, y);
+                        let found = over_nan(m * n, run);
                         for (place, (found, expected)) in found.iter().zip(&expected).enumerate() {
                             // The portable form multiplies and adds in two steps.
                             let allowed = match isa {
@@ -441,9 +442,9 @@ mod tests {
     #[test]
     fn without_inputs_the_bias_is_left() {
         let packed = PackedLinear::new(&[], [2, 0]);
-        let mut y = [f32::NAN; 6];
         let bias = [1.0, -2.0];
-        packed.run(Isa::detect(), &[], Some(&bias), Activation::Relu, &mut y);
+        let run = |y: &mut _| packed.run(Isa::detect(), &[], Some(&bias), Activation::Relu, y);
+        let y = over_nan(6, run);
         assert_eq!(y, [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
     }
 

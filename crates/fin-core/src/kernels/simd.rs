@@ -15,18 +15,20 @@ macro_rules! multiversion {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
         $(#[$doc])*
         $vis fn $name($($arg: $ty),*) {
+            /// `FMA`: whether the instructions multiply and add in one.
             #[inline(always)]
-            fn body($($arg: $ty),*) $body
+            #[allow(dead_code)]
+            fn body<const FMA: bool>($($arg: $ty),*) $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,fma")]
                 fn avx512($($arg: $ty),*) {
-                    body($($arg),*)
+                    body::<true>($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) {
-                    body($($arg),*)
+                    body::<true>($($arg),*)
                 }
                 if is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512vl")
@@ -42,7 +44,7 @@ macro_rules! multiversion {
                     return unsafe { avx2($($arg),*) };
                 }
             }
-            body($($arg),*)
+            body::<false>($($arg),*)
         }
     };
 }
@@ -60,13 +62,13 @@ multiversion! {
             }
             match activation {
                 Activation::Identity => {}
-                Activation::Gelu => row.iter_mut().for_each(|x| *x = gelu(*x)),
-                Activation::GeluTanh => row.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
-                Activation::QuickGelu => row.iter_mut().for_each(|x| *x /= 1.0 + exp(-super::QUICK_GELU_SCALE * *x)),
+                Activation::Gelu => row.iter_mut().for_each(|x| *x = gelu::<FMA>(*x)),
+                Activation::GeluTanh => row.iter_mut().for_each(|x| *x = gelu_tanh::<FMA>(*x)),
+                Activation::QuickGelu => row.iter_mut().for_each(|x| *x /= 1.0 + exp::<FMA>(-super::QUICK_GELU_SCALE * *x)),
                 Activation::Relu => row.iter_mut().for_each(|x| *x = x.max(0.0)),
                 Activation::Relu6 => row.iter_mut().for_each(|x| *x = x.clamp(0.0, 6.0)),
-                Activation::Silu => row.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x)),
-                Activation::Tanh => row.iter_mut().for_each(|x| *x = tanh(*x)),
+                Activation::Silu => row.iter_mut().for_each(|x| *x /= 1.0 + exp::<FMA>(-*x)),
+                Activation::Tanh => row.iter_mut().for_each(|x| *x = tanh::<FMA>(*x)),
             }
         }
     }
@@ -78,10 +80,10 @@ multiversion! {
         let each = dx.iter_mut().zip(dy).zip(x);
         match activation {
             Activation::Identity => each.for_each(|((dx, dy), _)| *dx = *dy),
-            Activation::Gelu => each.for_each(|((dx, dy), x)| *dx = dy * gelu_slope(*x)),
-            Activation::GeluTanh => each.for_each(|((dx, dy), x)| *dx = dy * gelu_tanh_slope(*x)),
+            Activation::Gelu => each.for_each(|((dx, dy), x)| *dx = dy * gelu_slope::<FMA>(*x)),
+            Activation::GeluTanh => each.for_each(|((dx, dy), x)| *dx = dy * gelu_tanh_slope::<FMA>(*x)),
             Activation::QuickGelu => each.for_each(|((dx, dy), x)| {
-                *dx = dy * swish_slope(*x, super::QUICK_GELU_SCALE);
+                *dx = dy * swish_slope::<FMA>(*x, super::QUICK_GELU_SCALE);
             }),
             Activation::Relu => each.for_each(|((dx, dy), x)| {
                 *dx = if *x > 0.0 { *dy } else { 0.0 };
@@ -89,9 +91,9 @@ multiversion! {
             Activation::Relu6 => each.for_each(|((dx, dy), x)| {
                 *dx = if *x > 0.0 && *x < 6.0 { *dy } else { 0.0 };
             }),
-            Activation::Silu => each.for_each(|((dx, dy), x)| *dx = dy * swish_slope(*x, 1.0)),
+            Activation::Silu => each.for_each(|((dx, dy), x)| *dx = dy * swish_slope::<FMA>(*x, 1.0)),
             Activation::Tanh => each.for_each(|((dx, dy), x)| {
-                let y = tanh(*x);
+                let y = tanh::<FMA>(*x);
                 *dx = dy * (1.0 - y * y);
             }),
         }
@@ -159,7 +161,7 @@ multiversion! {
                 *x += b;
                 max = max.max(*x);
             }
-            row.iter_mut().for_each(|x| *x = exp(*x - max));
+            row.iter_mut().for_each(|x| *x = exp::<FMA>(*x - max));
             let norm = 1.0 / sum(row, |x| x);
             row.iter_mut().for_each(|x| *x *= norm);
         }
@@ -190,7 +192,7 @@ multiversion! {
         let mut sums = [0.0f32; LANES];
         for row in rows {
             for ((x, max), sum) in row.iter_mut().zip(&max).zip(&mut sums) {
-                *x = exp(*x - max);
+                *x = exp::<FMA>(*x - max);
                 *sum += *x;
             }
         }
@@ -228,27 +230,33 @@ pub(super) fn dot(a: &[f32], b: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes.into_iter().sum::<f32>() + rest.sum::<f32>()
 }
 
+/// `a·b + c`, rounded once where the instructions can: `f32::mul_add` without them is a call.
+#[inline(always)]
+fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
 /// `eˣ` to about one unit in the last place; 0 below -87.
 ///
 /// Splits `x = n·ln 2 + r` with `|r| ≤ ln 2 / 2` and takes a polynomial of degree 6 in `r` (the
 /// scheme and coefficients of the Cephes library's `expf`).
 #[allow(clippy::excessive_precision)]
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+fn exp<const FMA: bool>(x: f32) -> f32 {
     // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits.
     const MAGIC: f32 = 12_582_912.0;
     let x = x.clamp(-87.336_54, 88.376_26);
-    let shifted = x * std::f32::consts::LOG2_E + MAGIC;
+    let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, MAGIC);
     let n = shifted - MAGIC;
-    let r = x - n * 0.693_359_375;
-    let r = r + n * 2.121_944_4e-4;
+    let r = fma::<FMA>(n, -0.693_359_375, x);
+    let r = fma::<FMA>(n, 2.121_944_4e-4, r);
     let mut p = 1.987_569_15e-4;
-    p = p * r + 1.398_199_950_7e-3;
-    p = p * r + 8.333_451_907_3e-3;
-    p = p * r + 4.166_579_589_4e-2;
-    p = p * r + 1.666_666_545_9e-1;
-    p = p * r + 5.000_000_120_1e-1;
-    let p = p * r * r + r + 1.0;
+    p = fma::<FMA>(p, r, 1.398_199_950_7e-3);
+    p = fma::<FMA>(p, r, 8.333_451_907_3e-3);
+    p = fma::<FMA>(p, r, 4.166_579_589_4e-2);
+    p = fma::<FMA>(p, r, 1.666_666_545_9e-1);
+    p = fma::<FMA>(p, r, 5.000_000_120_1e-1);
+    let p = fma::<FMA>(p * r, r, r) + 1.0;
     let two_to_n = f32::from_bits(
         (shifted.to_bits() as i32)
             .wrapping_shl(23)
@@ -260,10 +268,10 @@ fn exp(x: f32) -> f32 {
 
 /// `tanh x` from `exp`.
 #[inline(always)]
-fn tanh(x: f32) -> f32 {
+fn tanh<const FMA: bool>(x: f32) -> f32 {
     // A difference of nearly equal numbers loses digits near zero, where the series is exact.
     let a = x.abs();
-    let e = exp(-2.0 * a);
+    let e = exp::<FMA>(-2.0 * a);
     let big = (1.0 - e) / (1.0 + e);
     let x2 = x * x;
     let small = a
@@ -277,51 +285,51 @@ fn tanh(x: f32) -> f32 {
 /// `erfc z` for `z ≥ 0` with a relative error of 1.2e-7 everywhere: a Chebyshev fit of
 /// `ln(erfc z · eᶻ² / t)` in `t = 1 / (1 + z/2)` (Press et al., Numerical Recipes, section 6.2).
 #[inline(always)]
-fn erfc_positive(z: f32) -> f32 {
-    let t = 1.0 / (1.0 + 0.5 * z);
+fn erfc_positive<const FMA: bool>(z: f32) -> f32 {
+    let t = 1.0 / fma::<FMA>(0.5, z, 1.0);
     let mut p = 0.170_872_77;
-    p = p * t - 0.822_152_23;
-    p = p * t + 1.488_515_9;
-    p = p * t - 1.135_204;
-    p = p * t + 0.278_868_07;
-    p = p * t - 0.186_288_06;
-    p = p * t + 0.096_784_18;
-    p = p * t + 0.374_091_96;
-    p = p * t + 1.000_023_7;
-    p = p * t - 1.265_512_2;
-    t * exp(p - z * z)
+    p = fma::<FMA>(p, t, -0.822_152_23);
+    p = fma::<FMA>(p, t, 1.488_515_9);
+    p = fma::<FMA>(p, t, -1.135_204);
+    p = fma::<FMA>(p, t, 0.278_868_07);
+    p = fma::<FMA>(p, t, -0.186_288_06);
+    p = fma::<FMA>(p, t, 0.096_784_18);
+    p = fma::<FMA>(p, t, 0.374_091_96);
+    p = fma::<FMA>(p, t, 1.000_023_7);
+    p = fma::<FMA>(p, t, -1.265_512_2);
+    t * exp::<FMA>(fma::<FMA>(-z, z, p))
 }
 
 /// `x·Φ(x)`, from the tail that `x` is on: what is added to 1 or 0 is small and exact, so that
 /// large negative inputs keep their digits.
 #[inline(always)]
-fn gelu(x: f32) -> f32 {
-    let tail = 0.5 * x * erfc_positive(x.abs() * std::f32::consts::FRAC_1_SQRT_2);
+fn gelu<const FMA: bool>(x: f32) -> f32 {
+    let tail = 0.5 * x * erfc_positive::<FMA>(x.abs() * std::f32::consts::FRAC_1_SQRT_2);
     if x > 0.0 { x - tail } else { tail }
 }
 
 #[inline(always)]
-fn gelu_tanh(x: f32) -> f32 {
+fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
+    0.5 * x * (1.0 + tanh::<FMA>(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
 }
 
 /// The derivative of [`gelu`], `Φ(x) + x·φ(x)`.
 #[inline(always)]
-fn gelu_slope(x: f32) -> f32 {
+fn gelu_slope<const FMA: bool>(x: f32) -> f32 {
     /// `1 / √(2π)`.
     const DENSITY: f32 = 0.398_942_3;
-    let tail = 0.5 * erfc_positive(x.abs() * std::f32::consts::FRAC_1_SQRT_2);
+    let tail = 0.5 * erfc_positive::<FMA>(x.abs() * std::f32::consts::FRAC_1_SQRT_2);
     let below = if x > 0.0 { 1.0 - tail } else { tail };
-    below + x * DENSITY * exp(-0.5 * x * x)
+    below + x * DENSITY * exp::<FMA>(-0.5 * x * x)
 }
 
 /// The derivative of [`gelu_tanh`].
 #[inline(always)]
-fn gelu_tanh_slope(x: f32) -> f32 {
+fn gelu_tanh_slope<const FMA: bool>(x: f32) -> f32 {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     // `(1 + tanh u) / 2` and what is left to one, without differences of nearly equal numbers.
-    let e = exp(-2.0 * SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x));
+    let e = exp::<FMA>(-2.0 * SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x));
     let s = 1.0 / (1.0 + e);
     let inner = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x);
     s + 2.0 * x * s * (e * s) * inner
@@ -329,8 +337,8 @@ fn gelu_tanh_slope(x: f32) -> f32 {
 
 /// The derivative of `x·σ(scale·x)`.
 #[inline(always)]
-fn swish_slope(x: f32, scale: f32) -> f32 {
-    let s = 1.0 / (1.0 + exp(-scale * x));
+fn swish_slope<const FMA: bool>(x: f32, scale: f32) -> f32 {
+    let s = 1.0 / (1.0 + exp::<FMA>(-scale * x));
     s + scale * x * s * (1.0 - s)
 }
 
@@ -363,35 +371,45 @@ mod tests {
         (-20_000..=20_000).map(move |i| i as f32 / 20_000.0 * limit)
     }
 
-    #[test]
-    fn exp_is_within_two_units_in_the_last_place() {
+    fn exp_is_exact<const FMA: bool>() {
         for x in grid(87.0) {
             let reference = f64::from(x).exp();
-            let error = ((f64::from(exp(x)) - reference) / reference).abs();
+            let error = ((f64::from(exp::<FMA>(x)) - reference) / reference).abs();
             assert!(error < 2.4e-7, "exp({x}): {error}");
         }
-        assert_eq!(exp(-1e30), 0.0);
-        assert_eq!(exp(f32::MIN), 0.0);
-        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp::<FMA>(-1e30), 0.0);
+        assert_eq!(exp::<FMA>(f32::MIN), 0.0);
+        assert_eq!(exp::<FMA>(0.0), 1.0);
     }
 
     #[test]
-    fn tanh_and_gelu_are_exact_to_rounding() {
+    fn exp_is_within_two_units_in_the_last_place() {
+        exp_is_exact::<false>();
+        exp_is_exact::<true>();
+    }
+
+    fn tanh_and_gelu_are_exact<const FMA: bool>() {
         for x in grid(6.0) {
             let reference = f64::from(x).tanh();
-            let error = (f64::from(tanh(x)) - reference).abs();
+            let error = (f64::from(tanh::<FMA>(x)) - reference).abs();
             assert!(
                 error <= 3e-7 * reference.abs().max(1e-7),
                 "tanh({x}): {error}"
             );
             let reference = 0.5 * f64::from(x) * (1.0 + erf_reference(f64::from(x) / 2f64.sqrt()));
-            let error = (f64::from(gelu(x)) - reference).abs();
+            let found = gelu::<FMA>(x);
+            let error = (f64::from(found) - reference).abs();
             assert!(
                 error <= 2e-7 * f64::from(x.abs()),
-                "gelu({x}) = {}: {error}",
-                gelu(x)
+                "gelu({x}) = {found}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn tanh_and_gelu_are_exact_to_rounding() {
+        tanh_and_gelu_are_exact::<false>();
+        tanh_and_gelu_are_exact::<true>();
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Numbers for the tests of kernels.
 
+use std::mem::MaybeUninit;
+
 /// Values of -1 to 1, the same for a seed everywhere.
 pub(super) fn values(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
@@ -8,4 +10,12 @@ pub(super) fn values(count: usize, seed: u32) -> Vec<f32> {
         (state >> 8) as f32 / 8_388_608.0 - 1.0
     };
     std::iter::repeat_with(next).take(count).collect()
+}
+
+/// What `write` makes of values that are not numbers: what stands in an output must not matter.
+pub(super) fn over_nan(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut values = vec![f32::NAN; len];
+    // SAFETY: every float is one that may have no value, and `write` can only give them values.
+    write(unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), len) });
+    values
 }

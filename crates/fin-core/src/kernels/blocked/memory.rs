@@ -1,5 +1,6 @@
 //! Memory aligned to the lines of the cache.
 
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 
 /// One line of a cache, and one vector of AVX-512.
@@ -52,6 +53,21 @@ impl DerefMut for Buffer {
     }
 }
 
+/// `len` floats that `write` gives their values, without zeros before.
+///
+/// # Safety
+/// `write` writes to every one of them.
+pub(in crate::kernels) unsafe fn filled(
+    len: usize,
+    write: impl FnOnce(&mut [MaybeUninit<f32>]),
+) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    write(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: by the contract.
+    unsafe { values.set_len(len) };
+    values
+}
+
 /// A pointer for tasks that write to separate parts of one slice.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Shared(*mut f32);
@@ -64,6 +80,11 @@ unsafe impl Sync for Shared {}
 impl Shared {
     pub(in crate::kernels) fn new(slice: &mut [f32]) -> Self {
         Self(slice.as_mut_ptr())
+    }
+
+    /// To what has no value yet.
+    pub(in crate::kernels) fn unwritten(slice: &mut [MaybeUninit<f32>]) -> Self {
+        Self(slice.as_mut_ptr().cast())
     }
 
     pub(in crate::kernels) fn get(self) -> *mut f32 {
