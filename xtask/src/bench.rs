@@ -36,27 +36,19 @@ pub fn run(args: &[String]) -> Outcome {
     let mut report = Report::new(machine);
     for model in &options.models {
         let first = report.rows.len();
-        for backend in &options.backends {
-            for precision in &options.precisions {
-                let side = match precision.as_str() {
-                    "f32" => backend.clone(),
-                    "int8" if backend != "flex" => continue,
-                    "f16" | "bf16" if backend == "flex" => continue,
-                    _ => format!("{backend} {precision}"),
-                };
-                println!("{model} on {side} …");
-                let mut bench = programs.command(&options, model, backend, options.threads);
-                bench.env("FIN_BENCH_PRECISION", precision);
-                match programs.time(bench, model, &side)? {
-                    Timed::Rows(rows) => report.rows.extend(rows),
-                    Timed::Skipped(why) => {
-                        report.skipped.push(format!("{model} on {side}: {why}"));
-                    }
-                }
+        let peers = match &python {
+            None => None,
+            Some(python) => Some(Peers::new(&options, &programs, python, model)?),
+        };
+        // By turns, so that a machine that changes its pace does so for all sides.
+        for round in 1..=options.rounds {
+            if options.rounds > 1 {
+                println!("round {round} of {}", options.rounds);
             }
-        }
-        if let Some(python) = &python {
-            peers(&options, &programs, python, model, &mut report)?;
+            own(&options, &programs, model, &mut report)?;
+            if let Some(peers) = &peers {
+                peers.run(&mut report)?;
+            }
         }
         report.compare(first);
     }
@@ -69,73 +61,113 @@ pub fn run(args: &[String]) -> Outcome {
     Ok(())
 }
 
-/// Times a model in other libraries with fin's weights and inputs, each after its outputs have been
-/// compared with fin's.
-fn peers(
-    options: &Options,
-    programs: &Programs,
-    python: &Path,
-    model: &str,
-    report: &mut Report,
-) -> Outcome {
-    let folder = target_directory()?.join("bench-peers");
-    let mut dump = programs.command(options, model, &options.backends[0], options.threads);
-    dump.env("FIN_BENCH_DUMP", &folder);
-    if programs.uses_libtorch {
-        libtorch(&mut dump)?;
-    }
-    capture(&mut dump)?;
-    let directory = folder.join(model);
-    let outcome = peers_of(options, python, model, &directory, report);
-    // Some are larger than a gigabyte.
-    let _ = std::fs::remove_dir_all(&directory);
-    outcome
-}
-
-fn peers_of(
-    options: &Options,
-    python: &Path,
-    model: &str,
-    directory: &Path,
-    report: &mut Report,
-) -> Outcome {
-    let script = |peer: &str| {
-        let mut script = command(python);
-        script
-            .arg(root().join("scripts/reference/bench_peers.py"))
-            .arg(directory)
-            .arg(peer)
-            .args(["--threads", &options.threads.to_string()])
-            .args(["--seconds", &options.seconds.to_string()]);
-        let printed = capture(&mut script).map_err(|e| format!("{model}, {peer}: {e}"))?;
-        let last = printed.lines().last().unwrap_or_default();
-        serde_json::from_str::<Value>(last)
-            .map_err(|e| format!("bench_peers.py: {model}, {peer}: {e}"))
-    };
-    let mut no_graph = None;
-    let needs_graph = |peer: &str| ["onnx", "openvino"].contains(&peer);
-    if options.peers.iter().any(|peer| needs_graph(peer)) {
-        no_graph = skipped(&script("export")?);
-    }
-    for peer in &options.peers {
-        println!("{model} in {peer} …");
-        let reason = no_graph.clone().filter(|_| needs_graph(peer));
-        let found = match &reason {
-            Some(_) => Value::Null,
-            None => script(peer)?,
-        };
-        match reason.or_else(|| skipped(&found)) {
-            Some(reason) => report.skipped.push(format!("{model} in {peer}: {reason}")),
-            None => {
-                let rows = found.as_array().map_or(&[][..], Vec::as_slice);
-                for row in rows {
-                    report.rows.push(Row::read(row, peer)?);
-                    report.machine.add_versions(&row["versions"]);
-                }
+/// Times a model on every backend in every precision.
+fn own(options: &Options, programs: &Programs, model: &str, report: &mut Report) -> Outcome {
+    for backend in &options.backends {
+        for precision in &options.precisions {
+            let side = match precision.as_str() {
+                "f32" => backend.clone(),
+                "int8" if backend != "flex" => continue,
+                "f16" | "bf16" if backend == "flex" => continue,
+                _ => format!("{backend} {precision}"),
+            };
+            println!("{model} on {side} …");
+            let mut bench = programs.command(options, model, backend, options.threads);
+            bench.env("FIN_BENCH_PRECISION", precision);
+            match programs.time(bench, model, &side)? {
+                Timed::Rows(rows) => report.rows.extend(rows),
+                Timed::Skipped(why) => report.skip(format!("{model} on {side}: {why}")),
             }
         }
     }
     Ok(())
+}
+
+/// A model with fin's weights and inputs for other libraries, each of which is timed after its outputs have been
+/// compared with fin's.
+struct Peers<'a> {
+    options: &'a Options,
+    python: &'a Path,
+    model: &'a str,
+    /// What fin wrote; some are larger than a gigabyte.
+    directory: PathBuf,
+    /// Why there is no graph for the peers that need one.
+    no_graph: Option<String>,
+}
+
+impl Drop for Peers<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+impl<'a> Peers<'a> {
+    fn new(
+        options: &'a Options,
+        programs: &Programs,
+        python: &'a Path,
+        model: &'a str,
+    ) -> Result<Self, String> {
+        let folder = target_directory()?.join("bench-peers");
+        let mut peers = Self {
+            options,
+            python,
+            model,
+            directory: folder.join(model),
+            no_graph: None,
+        };
+        let mut dump = programs.command(options, model, &options.backends[0], options.threads);
+        dump.env("FIN_BENCH_DUMP", &folder);
+        if programs.uses_libtorch {
+            libtorch(&mut dump)?;
+        }
+        capture(&mut dump)?;
+        if options.peers.iter().any(|peer| needs_graph(peer)) {
+            peers.no_graph = skipped(&peers.script("export")?);
+        }
+        Ok(peers)
+    }
+
+    fn script(&self, peer: &str) -> Result<Value, String> {
+        let model = self.model;
+        let mut script = command(self.python);
+        script
+            .arg(root().join("scripts/reference/bench_peers.py"))
+            .arg(&self.directory)
+            .arg(peer)
+            .args(["--threads", &self.options.threads.to_string()])
+            .args(["--seconds", &self.options.seconds.to_string()]);
+        let printed = capture(&mut script).map_err(|e| format!("{model}, {peer}: {e}"))?;
+        let last = printed.lines().last().unwrap_or_default();
+        serde_json::from_str(last).map_err(|e| format!("bench_peers.py: {model}, {peer}: {e}"))
+    }
+
+    fn run(&self, report: &mut Report) -> Outcome {
+        let model = self.model;
+        for peer in &self.options.peers {
+            println!("{model} in {peer} …");
+            let reason = self.no_graph.clone().filter(|_| needs_graph(peer));
+            let found = match &reason {
+                Some(_) => Value::Null,
+                None => self.script(peer)?,
+            };
+            match reason.or_else(|| skipped(&found)) {
+                Some(reason) => report.skip(format!("{model} in {peer}: {reason}")),
+                None => {
+                    let rows = found.as_array().map_or(&[][..], Vec::as_slice);
+                    for row in rows {
+                        report.rows.push(Row::read(row, peer)?);
+                        report.machine.add_versions(&row["versions"]);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn needs_graph(peer: &str) -> bool {
+    ["onnx", "openvino"].contains(&peer)
 }
 
 /// Why the script did nothing, if it did not.

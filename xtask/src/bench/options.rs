@@ -22,7 +22,7 @@ const PEERS: [&str; 4] = ["torch", "torch-compile", "onnx", "openvino"];
 const PRECISIONS: [&str; 4] = ["f32", "int8", "f16", "bf16"];
 
 const KNOWN: &str = "--backends, --models, --batch, --length, --points, --mixed, --precision, \
-                     --threads, --seconds, --peers, --scaling, --training, --write";
+                     --threads, --seconds, --rounds, --peers, --scaling, --training, --write";
 
 /// What is asked for.
 #[derive(Debug, PartialEq)]
@@ -38,6 +38,8 @@ pub struct Options {
     pub threads: usize,
     /// For how long a shape is repeated.
     pub seconds: f64,
+    /// How often all sides of a model are measured by turns.
+    pub rounds: usize,
     pub peers: Vec<String>,
     pub scaling: bool,
     pub training: bool,
@@ -56,6 +58,7 @@ impl Options {
             mixed: false,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             seconds: 0.0,
+            rounds: 1,
             peers: Vec::new(),
             scaling: false,
             training: false,
@@ -80,6 +83,7 @@ impl Options {
                 }
                 "--threads" => options.threads = positive(arg, value()?)?,
                 "--seconds" => seconds = Some(positive(arg, value()?)?),
+                "--rounds" => options.rounds = positive(arg, value()?)?,
                 "--peers" => {
                     options.peers = value().map_or(PEERS.map(String::from).to_vec(), |v| list(v));
                 }
@@ -94,6 +98,9 @@ impl Options {
             return Err(
                 "--scaling measures fin's inference alone; leave out --training and --peers".into(),
             );
+        }
+        if options.scaling && options.rounds > 1 {
+            return Err("--scaling measures everything once; leave out --rounds".into());
         }
         if let Some(name) = &mut options.write {
             if name.is_empty() {
@@ -256,6 +263,8 @@ mod tests {
             ("--training --precision int8", ["--training", "--precision"]),
             ("--write ../x", ["--write", "`../x`"]),
             ("--scaling --peers", ["--scaling", "--peers"]),
+            ("--scaling --rounds 2", ["--scaling", "--rounds"]),
+            ("--rounds 0", ["--rounds", "`0`"]),
         ] {
             let error = parse(args).unwrap_err();
             for part in named {

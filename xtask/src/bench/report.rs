@@ -92,6 +92,35 @@ impl Machine {
     }
 }
 
+/// One row for those of several rounds, in the order of the first.
+fn rounds(rows: Vec<Row>) -> Vec<Row> {
+    let mut groups: Vec<Vec<Row>> = Vec::new();
+    for row in rows {
+        let same =
+            |group: &&mut Vec<Row>| (&group[0].shape, &group[0].side) == (&row.shape, &row.side);
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(row),
+            None => groups.push(vec![row]),
+        }
+    }
+    let one = |mut group: Vec<Row>| {
+        let most = |value: fn(&Row) -> Option<f64>| group.iter().filter_map(value).reduce(f64::max);
+        let (peak_mib, difference) = (most(|row| row.peak_mib), most(|row| row.difference));
+        let best_ms = group
+            .iter()
+            .map(|row| row.best_ms)
+            .fold(f64::INFINITY, f64::min);
+        group.sort_by(|a, b| a.ms.total_cmp(&b.ms));
+        Row {
+            peak_mib,
+            difference,
+            best_ms,
+            ..group.swap_remove(group.len() / 2)
+        }
+    };
+    groups.into_iter().map(one).collect()
+}
+
 /// The rows of a run.
 #[derive(Debug)]
 pub struct Report {
@@ -110,10 +139,18 @@ impl Report {
         }
     }
 
+    /// Says once what was not measured.
+    pub fn skip(&mut self, what: String) {
+        if !self.skipped.contains(&what) {
+            self.skipped.push(what);
+        }
+    }
+
     /// Brings the rows of a model, those from `first` on, in the order of shapes, and sets ratios to
-    /// the side that came first. A process's memory is that of all its shapes.
+    /// the side that came first. A process's memory is that of all its shapes. Of several rounds there remain
+    /// the median of the medians and the shortest of all batches.
     pub fn compare(&mut self, first: usize) {
-        let mut found = self.rows.split_off(first);
+        let mut found = rounds(self.rows.split_off(first));
         let mut peaks: Vec<(String, f64)> = Vec::new();
         for row in &found {
             let Some(peak) = row.peak_mib else { continue };
@@ -309,6 +346,40 @@ mod tests {
         let expected = expected.map(|(shape, side, ratio, peak)| {
             (shape.to_string(), side.to_string(), Some(ratio), Some(peak))
         });
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn of_rounds_the_middle_one_and_the_shortest_batch_remain() {
+        let mut report = report();
+        report.rows.clear();
+        for (ms, best, torch) in [(3.0, 2.0, 9.0), (1.0, 0.9, 6.0), (2.0, 0.5, 4.0)] {
+            for (side, ms, best) in [("flex", ms, best), ("torch", torch, torch)] {
+                report.rows.push(Row {
+                    ms,
+                    best_ms: best,
+                    ..row("8x8", side, 12.0 / ms, ms)
+                });
+            }
+        }
+        report.compare(0);
+        let found: Vec<_> = report
+            .rows
+            .iter()
+            .map(|row| {
+                (
+                    row.side.as_str(),
+                    row.ms,
+                    row.best_ms,
+                    row.peak_mib,
+                    row.ratio,
+                )
+            })
+            .collect();
+        let expected = [
+            ("flex", 2.0, 0.5, Some(3.0), Some(1.0)),
+            ("torch", 6.0, 4.0, Some(9.0), Some(2.0 / 6.0)),
+        ];
         assert_eq!(found, expected);
     }
 
