@@ -140,7 +140,7 @@ fn open_tch(spec: DeviceSpec) -> Result<Device> {
     };
     let device = Device::libtorch_cuda(index);
     let present = Device::enumerate(burn::tensor::DeviceType::LibTorch);
-    if present.iter().any(|other| *other == device) {
+    if present.contains(&device) {
         Ok(device)
     } else {
         Err(unavailable(
@@ -156,7 +156,7 @@ fn open_wgpu(spec: DeviceSpec) -> Result<Device> {
     let hint = "install a Vulkan, Metal or DirectX 12 driver \
                 (scripts/setup-vulkan.sh installs a software one on Debian)";
     match spec {
-        DeviceSpec::WgpuIndex(index) => match found.iter().nth(index) {
+        DeviceSpec::WgpuIndex(index) => match found.get(index) {
             Some(device) => Ok(device.clone()),
             None => Err(unavailable(
                 spec,
