@@ -594,7 +594,7 @@ fn run(
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::values;
+    use super::super::testing::{cases, values};
     use super::*;
 
     /// Compares a product with one in double precision, for every instruction set.
@@ -641,7 +641,7 @@ mod tests {
 
     #[test]
     fn products_of_every_form_are_those_in_double_precision() {
-        for (m, n, k) in [
+        let sizes = [
             (1, 1, 1),
             (1, 14, 16),
             (16, 15, 17),
@@ -649,7 +649,8 @@ mod tests {
             (33, 5, 64),
             (70, 61, 50),
             (5, 3, 2100),
-        ] {
+        ];
+        for &(m, n, k) in cases(&sizes, &[(1, 1, 1), (17, 15, 3), (3, 5, 20)]) {
             let (x, w) = (values(m * k, 1), values(n * k, 2));
             let bias = values(n, 3);
             for bias in [None, Some(bias.as_slice())] {
@@ -666,7 +667,7 @@ mod tests {
 
     #[test]
     fn columns_a_page_apart_and_gaps_between_rows() {
-        let (m, n, k) = (70, 17, 1024);
+        let (m, n, k) = cases(&[(70, 17, 1024)], &[(3, 2, 1024)])[0];
         let (x, w) = (values(m * (k + 3), 4), values(n * k, 5));
         let left = Matrix::new(&x, [m, k], [k + 3, 1]);
         check(left, Matrix::rows(&w, [n, k]).transposed(), None);

@@ -74,14 +74,16 @@ pub(super) fn threads(products: usize, small: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::cases;
     use super::*;
     use std::sync::Mutex;
 
     #[test]
     fn every_element_is_in_one_task_of_whole_panels() {
-        for [rows, columns] in [[1, 1], [1, 100], [33, 14], [500, 65], [7, 3000]] {
+        let sizes = [[1, 1], [1, 100], [33, 14], [500, 65], [7, 3000]];
+        for &[rows, columns] in cases(&sizes, &[[1, 1], [33, 34]]) {
             for (group, panel, least) in [(1, 32, 1), (14, 14, 4), (224, 32, 2)] {
-                for threads in [1, 2, 5] {
+                for &threads in cases(&[1, 2, 5], &[1, 2]) {
                     let seen = Mutex::new(vec![0u8; rows * columns]);
                     let tasks = Tasks::new([rows, columns], group, panel, least, threads);
                     tasks.run(threads, |r, c| {

@@ -1,4 +1,4 @@
-//! Numbers for the tests of kernels.
+//! Numbers and cases for the tests of kernels.
 
 use std::mem::MaybeUninit;
 
@@ -10,6 +10,11 @@ pub(super) fn values(count: usize, seed: u32) -> Vec<f32> {
         (state >> 8) as f32 / 8_388_608.0 - 1.0
     };
     std::iter::repeat_with(next).take(count).collect()
+}
+
+/// `all` cases, but `few` under Miri, to which a multiplication takes as long as ten thousand.
+pub(super) fn cases<'a, T>(all: &'a [T], few: &'a [T]) -> &'a [T] {
+    if cfg!(miri) { few } else { all }
 }
 
 /// What `write` makes of values that are not numbers: what stands in an output must not matter.

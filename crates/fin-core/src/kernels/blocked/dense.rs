@@ -11,7 +11,7 @@ use super::pack::Dense;
 use super::plan::{INPUT_BYTES, Plan, Task, Work};
 use super::tile::{Finish, Kernels, Tile};
 use super::vector::Isa;
-use super::{BLOCK, Fused, PackedConv, PackedStem, Shape, Window, finish};
+use super::{BLOCK, Fused, PackedConv, PackedStem, Shape, Window, finish, winograd};
 
 /// Convolution of blocked `x` into blocked `out`; returns the shape of `out`.
 ///
@@ -151,6 +151,10 @@ pub(super) fn run(
     if shape.batch == 0 {
         return to;
     }
+    if winograd::fits(packed, window, &fused, to) {
+        winograd::run(isa, x, shape, packed, window, fused, to, out);
+        return to;
+    }
 
     let point = packed.kernel == [1, 1];
     // Factors go to whichever of a chunk's input and the weights is smaller.
@@ -171,6 +175,7 @@ pub(super) fn run(
         batch: shape.batch,
         lines,
         line_bytes: line * from.next_multiple_of(packed.lanes) * size_of::<f32>(),
+        input_bytes: INPUT_BYTES,
         grain,
         columns: to.blocks().div_ceil(kernels.out_blocks()),
         products: products * to.plane() * shape.batch,

@@ -24,6 +24,7 @@ mod pool;
 mod tests;
 mod tile;
 pub(super) mod vector;
+mod winograd;
 
 pub use dense::{conv, stem};
 pub use depthwise::{Summary, depthwise};

@@ -17,6 +17,8 @@ pub(super) struct Work {
     pub lines: usize,
     /// Bytes of input that a line stands for.
     pub line_bytes: usize,
+    /// Bytes of input that a task is to have.
+    pub input_bytes: usize,
     /// Lines that a task should have a multiple of.
     pub grain: usize,
     /// Groups of output channels that the kernels take at once.
@@ -60,7 +62,7 @@ impl Plan {
     pub(super) fn new(work: &Work) -> Self {
         // What takes less time than to wake a thread is not split at all.
         let wanted = (work.products >> 18).clamp(1, TASKS_PER_THREAD * work.threads);
-        let mut size = (INPUT_BYTES / work.line_bytes.max(1)).max(1);
+        let mut size = (work.input_bytes / work.line_bytes.max(1)).max(1);
         if wanted == 1 {
             size = size.max(work.batch * work.lines);
         }
@@ -152,6 +154,7 @@ mod tests {
                         batch,
                         lines,
                         line_bytes,
+                        input_bytes: INPUT_BYTES,
                         grain,
                         columns,
                         products,

@@ -1,6 +1,7 @@
 //! Every kernel against plain loops in double precision, for every instruction set at hand.
 
 use super::super::Activation;
+pub(super) use super::super::testing::cases;
 use super::vector::Isa;
 use super::*;
 
@@ -208,6 +209,23 @@ fn check_dense(shape: Shape, out: usize, kernel: [usize; 2], window: Window, see
             dense::run(isa, &blocks, shape, &packed.0, window, fused, &mut y);
             assert_eq!(plain(&y, to), found, "onto the residual");
         }
+        if kernel == [3, 3] && window.stride == 1 && !with_scale {
+            y.fill(f32::NAN);
+            winograd::run(isa, &blocks, shape, &packed.0, window, fused, to, &mut y);
+            let found = plain(&y, to);
+            let error = self::error(&found, &expected);
+            assert!(
+                error < 1e-6,
+                "winograd: {error:e}: {}",
+                &what[..what.len().min(300)]
+            );
+            if with_residual {
+                y.copy_from_slice(&residual);
+                let fused = Fused::new(activation).onto();
+                winograd::run(isa, &blocks, shape, &packed.0, window, fused, to, &mut y);
+                assert_eq!(plain(&y, to), found, "onto the residual");
+            }
+        }
     }
     if with_scale || with_residual {
         return;
@@ -233,8 +251,19 @@ fn check_dense(shape: Shape, out: usize, kernel: [usize; 2], window: Window, see
 }
 
 /// Sizes that no tile divides, one pixel, and rows longer than a tile.
-pub(super) const SIZES: [[usize; 2]; 7] =
-    [[1, 1], [2, 3], [7, 7], [5, 14], [9, 8], [13, 29], [4, 17]];
+const SIZES: [[usize; 2]; 7] = [[1, 1], [2, 3], [7, 7], [5, 14], [9, 8], [13, 29], [4, 17]];
+
+/// Those that a kernel fits.
+pub(super) fn sizes(window: Window, kernel: usize) -> impl Iterator<Item = [usize; 2]> {
+    let sizes = cases(&SIZES, &[[2, 3], [4, 5]]).iter().copied();
+    sizes.filter(move |size| fits(window, *size, kernel))
+}
+
+/// One of these numbers of channels; under Miri of the first two.
+pub(super) fn one_of(all: &[usize], seed: usize) -> usize {
+    let some = cases(all, &all[..2]);
+    some[seed % some.len()]
+}
 
 pub(super) fn windows(kernel: usize) -> impl Iterator<Item = Window> {
     let half = kernel / 2;
@@ -247,10 +276,11 @@ pub(super) fn windows(kernel: usize) -> impl Iterator<Item = Window> {
         let padding = [rows, (rows.1, rows.0)];
         [1, 2, 3].map(|stride| Window { stride, padding })
     });
-    windows.into_iter().flatten()
+    let windows = windows.into_iter().flatten();
+    windows.step_by(if cfg!(miri) { 4 } else { 1 })
 }
 
-pub(super) fn fits(window: Window, [height, width]: [usize; 2], kernel: usize) -> bool {
+fn fits(window: Window, [height, width]: [usize; 2], kernel: usize) -> bool {
     let [rows, columns] = window.padding;
     height + rows.0 + rows.1 >= kernel && width + columns.0 + columns.1 >= kernel
 }
@@ -258,13 +288,13 @@ pub(super) fn fits(window: Window, [height, width]: [usize; 2], kernel: usize) -
 #[test]
 fn dense_convolutions_agree_with_plain_loops() {
     let mut seed = 0;
-    for kernel in [1, 3, 5, 7] {
+    for &kernel in cases(&[1, 3, 5, 7], &[1, 3]) {
         for window in windows(kernel) {
-            for size in SIZES.into_iter().filter(|size| fits(window, *size, kernel)) {
-                for batch in [1, 3] {
+            for size in sizes(window, kernel) {
+                for &batch in cases(&[1, 3], &[2]) {
                     // Every pair of channels comes, though not with every other choice.
-                    let from = [3, 17, 24, 32, 40][seed % 5];
-                    let out = [17, 3, 40, 24, 32, 70, 16][seed % 7];
+                    let from = one_of(&[3, 17, 24, 32, 40], seed);
+                    let out = one_of(&[17, 3, 40, 24, 32, 70, 16], seed);
                     let shape = shape(batch, from, size[0], size[1]);
                     check_dense(shape, out, [kernel; 2], window, seed);
                     seed += 1;
@@ -275,6 +305,7 @@ fn dense_convolutions_agree_with_plain_loops() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too large")]
 fn wide_and_oblong_convolutions_agree_with_plain_loops() {
     let three = Window::new(1, 1);
     check_dense(shape(3, 144, 7, 7), 144, [3, 3], three, 0);
@@ -291,6 +322,35 @@ fn wide_and_oblong_convolutions_agree_with_plain_loops() {
     // More than one task, and images split into rows.
     check_dense(shape(1, 64, 56, 56), 64, [3, 3], three, 8);
     check_dense(shape(1, 3, 60, 60), 64, [7, 7], Window::new(2, 3), 9);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too large")]
+fn an_image_has_the_same_bits_alone_and_in_a_batch() {
+    let (from, out, window) = (40, 70, Window::new(1, 1));
+    let mut random = Random(7);
+    for [height, width] in [[13, 14], [57, 30], [5, 5]] {
+        let all = shape(3, from, height, width);
+        let x = random.numbers(all.plain_len());
+        let packed = pack(&random.numbers(out * from * 9), None, out, from, 3, 3);
+        let fused = Fused::new(Activation::Relu);
+        let run = |x: &[f32], batch| {
+            let shape = shape(batch, from, height, width);
+            let to = Shape {
+                channels: out,
+                ..shape
+            };
+            let few = [height, width] == [5, 5];
+            assert_eq!(winograd::fits(&packed.0, window, &fused, to), !few);
+            let mut y = Buffer::new(to.blocked_len());
+            conv(&blocked(x, shape), shape, &packed, window, fused, &mut y);
+            plain(&y, to)
+        };
+        let together = run(&x, 3);
+        let images = x.chunks_exact(x.len() / 3);
+        let alone: Vec<f32> = images.flat_map(|x| run(x, 1)).collect();
+        assert!(together == alone, "{height} x {width}");
+    }
 }
 
 /// The smallest and the largest value of every plane, zero among them.
@@ -361,17 +421,20 @@ fn check_depthwise(shape: Shape, kernel: [usize; 2], window: Window, seed: usize
 #[test]
 fn depthwise_convolutions_agree_with_plain_loops() {
     let mut seed = 0;
-    for kernel in [1, 3, 5, 7] {
+    for &kernel in cases(&[1, 3, 5, 7], &[1, 3]) {
         for window in windows(kernel) {
-            for size in SIZES.into_iter().filter(|size| fits(window, *size, kernel)) {
-                for batch in [1, 3] {
-                    let channels = [3, 17, 24, 32, 40, 144][seed % 6];
+            for size in sizes(window, kernel) {
+                for &batch in cases(&[1, 3], &[2]) {
+                    let channels = one_of(&[3, 17, 24, 32, 40, 144], seed);
                     let shape = shape(batch, channels, size[0], size[1]);
                     check_depthwise(shape, [kernel; 2], window, seed);
                     seed += 1;
                 }
             }
         }
+    }
+    if cfg!(miri) {
+        return;
     }
     check_depthwise(shape(1, 16, 9, 9), [5, 3], Window::new(1, 2), 3);
     check_depthwise(shape(1, 16, 80, 90), [3, 3], Window::new(1, 1), 3);
@@ -457,16 +520,19 @@ fn check_inverted(shape: Shape, wide: usize, kernel: [usize; 2], window: Window,
 #[test]
 fn inverted_bottlenecks_agree_with_plain_loops() {
     let mut seed = 0;
-    for kernel in [1, 3, 5, 7] {
+    for &kernel in cases(&[1, 3, 5, 7], &[1, 3]) {
         for window in windows(kernel) {
-            for size in SIZES.into_iter().filter(|size| fits(window, *size, kernel)) {
-                let from = [3, 17, 24, 32][seed % 4];
-                let wide = [40, 17, 96, 3, 70][seed % 5];
+            for size in sizes(window, kernel) {
+                let from = one_of(&[3, 17, 24, 32], seed);
+                let wide = one_of(&[40, 17, 96, 3, 70], seed);
                 let shape = shape([1, 3][seed % 2], from, size[0], size[1]);
                 check_inverted(shape, wide, [kernel; 2], window, seed);
                 seed += 1;
             }
         }
+    }
+    if cfg!(miri) {
+        return;
     }
     // Planes in pieces, with rows that two pieces need.
     check_inverted(shape(1, 20, 75, 190), 40, [3, 3], Window::new(1, 1), 15);
@@ -477,8 +543,12 @@ fn inverted_bottlenecks_agree_with_plain_loops() {
 
 #[test]
 fn silu_is_exact_to_rounding() {
+    const STEP: usize = if cfg!(miri) { 100 } else { 1 };
     // One input and weight of 1 make the activation itself visible.
-    let x: Vec<f32> = (-4000..4000).map(|i| i as f32 / 40.0).collect();
+    let x: Vec<f32> = (-4000..4000)
+        .step_by(STEP)
+        .map(|i| i as f32 / 40.0)
+        .collect();
     let shape = shape(1, 1, 1, x.len());
     let packed = pack(&[1.0], None, 1, 1, 1, 1);
     let blocks = blocked(&x, shape);
@@ -515,7 +585,8 @@ fn a_nan_is_not_lost() {
 #[test]
 fn pooling_and_scaling_agree_with_plain_loops() {
     let mut random = Random(77);
-    for (batch, channels, height, width) in [(1, 3, 1, 1), (2, 17, 7, 6), (3, 32, 12, 9)] {
+    let shapes = [(1, 3, 1, 1), (2, 17, 7, 6), (3, 32, 12, 9)];
+    for &(batch, channels, height, width) in cases(&shapes, &[(2, 17, 4, 5)]) {
         let shape = shape(batch, channels, height, width);
         let plane = shape.plane();
         let x = random.numbers(shape.plain_len());

@@ -303,6 +303,7 @@ fn run(
         batch: shape.batch,
         lines,
         line_bytes: line * from.next_multiple_of(BLOCK),
+        input_bytes: INPUT_BYTES,
         grain,
         columns: to.blocks().div_ceil(kernels.out_blocks()),
         products: products * to.plane() * shape.batch,
