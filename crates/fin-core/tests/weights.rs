@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{AllocationProperty, Device, Tensor};
+use fin_core::nn::EmbeddingConfig;
 use fin_core::weights::{self, Checkpoint, Names};
 use fin_core::{DeviceSpec, Error};
 use serde_json::Value;
@@ -196,4 +197,44 @@ fn loading_accounts_for_every_tensor_and_saving_returns_it() {
             .contains("`bert.first` has shape [3, 2], the configuration asks for [2, 3]"),
         "{error}"
     );
+}
+
+/// The table of a file.
+fn table(path: &Path, device: &Device) -> Tensor<2> {
+    let table = EmbeddingConfig::new(5, 4).init(device);
+    let checkpoint = Checkpoint::open(path).unwrap();
+    let (table, _) = weights::load(table, &checkpoint, &Names::default(), device).unwrap();
+    table.weight.into_value()
+}
+
+#[test]
+#[cfg(all(unix, target_endian = "little"))]
+fn a_table_stays_in_its_file_until_it_is_written_to() {
+    let device = DeviceSpec::Flex.open().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    let values: Vec<f32> = (0..20).map(|i| i as f32 / 7.0).collect();
+    let save = |values: &[f32]| {
+        let tensor = ("weight".to_string(), vec![5, 4], values.to_vec());
+        weights::save(&path, &[tensor]).unwrap();
+    };
+    save(&values);
+    let property = |table: Tensor<2>| table.into_data().into_parts().0.property();
+    assert_eq!(property(table(&path, &device)), AllocationProperty::File);
+    // For training it is copied at once.
+    let trained = table(&path, &device.clone().autodiff());
+    assert_ne!(property(trained.inner()), AllocationProperty::File);
+
+    let held = table(&path, &device);
+    let doubled = held.clone() * 2.0;
+    let written = table(&path, &device).slice_fill([0..1, 0..4], 9.0);
+    // A file in the place of this one changes nothing, nor does its end.
+    save(&[0.5; 20]);
+    let read = |table: Tensor<2>| table.into_data().try_into_vec::<f32>().unwrap();
+    assert_eq!(read(table(&path, &device)), [0.5; 20]);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(read(held), values);
+    assert_eq!(read(written)[..5], [9.0, 9.0, 9.0, 9.0, values[4]]);
+    let expected: Vec<f32> = values.iter().map(|x| x * 2.0).collect();
+    assert_eq!(read(doubled), expected);
 }

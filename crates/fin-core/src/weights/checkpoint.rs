@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use burn::tensor::{AllocationProperty, Bytes};
 use half::{bf16, f16};
 
 use super::{mapping, pytorch, safetensors};
@@ -64,6 +66,18 @@ pub(super) enum Source {
     },
     /// A tensor of an open PyTorch file.
     PyTorch(Arc<pytorch_reader::Tensor>),
+}
+
+/// A part of a mapped file.
+struct Section {
+    map: Arc<memmap2::Mmap>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Section {
+    fn as_ref(&self) -> &[u8] {
+        &self.map[self.range.clone()]
+    }
 }
 
 /// One tensor of a checkpoint.
@@ -263,6 +277,26 @@ impl Checkpoint {
                 Ok(f(&bytes))
             }
         }
+    }
+
+    /// The bytes of a tensor of f32 where they lie in the file, which stays mapped as long as they are held; copied
+    /// when they are first written to. None where memory cannot be what the file holds: of other types and formats,
+    /// on big-endian processors, out of step with a float, and on systems where a mapped file cannot be replaced.
+    pub(super) fn mapped_f32(&self, name: &str) -> Option<Bytes> {
+        let entry = self.tensors.get(name)?;
+        let Source::Mapped { map, start, end } = &entry.source else {
+            return None;
+        };
+        if cfg!(not(unix)) || cfg!(target_endian = "big") || entry.dtype != DType::F32 {
+            return None;
+        }
+        let section = Section {
+            map: map.clone(),
+            range: *start..*end,
+        };
+        let aligned = section.as_ref().as_ptr().cast::<f32>().is_aligned();
+        let bytes = bytes::Bytes::from_owner(section);
+        aligned.then(|| Bytes::from_shared(bytes, AllocationProperty::File))
     }
 
     /// Reads a tensor of 64-bit integers in row-major order.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -132,6 +132,10 @@ impl fmt::Display for LoadReport {
 /// Parameters that the module has not initialised yet are never initialised: their values come
 /// from the file. f16, bf16 and f64 are converted to f32.
 ///
+/// For inference on `flex`, f32 tables of [`Embedding`](crate::nn::Embedding) stay in the file, of which the rows that
+/// are looked up come into memory. Such a file is to be replaced by renaming another one to its name, as fin does; one
+/// that is written to in its place changes the model, and one that is cut short ends the process.
+///
 /// # Errors
 /// [`Error::MissingTensors`] lists every parameter without a tensor, [`Error::ShapeMismatch`] the
 /// first of another shape. Tensors left over are no error here: they are in the report, and
@@ -148,6 +152,7 @@ pub fn load<M: Module>(
         names,
         device,
         path: Vec::new(),
+        container: String::new(),
         used: Vec::new(),
         missing: Vec::new(),
         error: None,
@@ -199,14 +204,24 @@ struct Loader<'a> {
     names: &'a Names,
     device: &'a Device,
     path: Vec<String>,
+    /// Kind of the module that the last of the path is in.
+    container: String,
     used: Vec<String>,
     missing: Vec<String>,
     error: Option<Error>,
 }
 
 impl Loader<'_> {
+    /// Whether what is at the current path is looked up row by row, where rows of a file will do.
+    fn is_table(&self) -> bool {
+        #[cfg(feature = "flex")]
+        return self.container == "Struct:Embedding" && crate::device::is_plain_flex(self.device);
+        #[cfg(not(feature = "flex"))]
+        false
+    }
+
     /// The values for the current path, or `None` where there are none to be had.
-    fn read(&mut self, expected: &[usize]) -> Option<Vec<f32>> {
+    fn read(&mut self, expected: &[usize]) -> Option<TensorData> {
         let key = self.names.key(&self.path);
         let Some(key) = self.names.source(self.checkpoint, &key) else {
             self.missing.push(key);
@@ -223,10 +238,16 @@ impl Loader<'_> {
             self.error.get_or_insert(mismatch);
             return None;
         }
+        if self.is_table()
+            && let Some(bytes) = self.checkpoint.mapped_f32(&key)
+        {
+            self.used.push(key);
+            return Some(TensorData::from_bytes(bytes, expected, DType::F32));
+        }
         match self.checkpoint.read_f32(&key) {
             Ok(values) => {
                 self.used.push(key);
-                Some(values)
+                Some(TensorData::new(values, expected))
             }
             Err(error) => {
                 self.error.get_or_insert(error);
@@ -237,8 +258,9 @@ impl Loader<'_> {
 }
 
 impl ModuleMapper for Loader<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
+    fn enter_module(&mut self, name: &str, container: &str) {
         self.path.push(name.to_string());
+        self.container = container.to_string();
     }
 
     fn exit_module(&mut self, _name: &str, _container: &str) {
@@ -251,8 +273,8 @@ impl ModuleMapper for Loader<'_> {
         }
         let shape = param.lazy_shape().to_vec();
         match self.read(&shape) {
-            Some(values) => {
-                let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
+            Some(data) => {
+                let tensor = Tensor::from_data(data, self.device);
                 let id: ParamId = param.id;
                 param.transform_for_load(tensor, id)
             }
