@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
+use fin_core::kernels;
 use fin_core::nn::{Linear, LinearLayers};
 use fin_core::{EmbeddingNetwork, Precision, Result, l2_normalize};
 
@@ -113,7 +114,9 @@ impl ClipNetwork {
     /// What upstream's `get_text_features` gives, `[batch, projection_dim]`.
     pub fn text_features(&self, texts: &TextBatch) -> Tensor<2> {
         match texts {
-            TextBatch::Tokens(input) => self.text.forward(input),
+            TextBatch::Tokens(input) => kernels::on_pool(&self.logit_scale.val().device(), || {
+                self.text.forward(input)
+            }),
             TextBatch::Features(features) => features.clone(),
         }
     }
@@ -121,7 +124,9 @@ impl ClipNetwork {
     /// What upstream's `get_image_features` gives, `[batch, projection_dim]`.
     pub fn image_features(&self, images: &ImageBatch) -> Tensor<2> {
         match images {
-            ImageBatch::Pixels(pixels) => self.vision.forward(pixels),
+            ImageBatch::Pixels(pixels) => {
+                kernels::on_pool(&pixels.device(), || self.vision.forward(pixels))
+            }
             ImageBatch::Features(features) => features.clone(),
         }
     }

@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::nn::Dropout;
 use burn::tensor::Tensor;
+use fin_core::kernels;
 use fin_core::nn::Linear;
 use fin_core::{Backbone, EmbeddingNetwork, MapPooling, Precision, l2_normalize, to_f32};
 
@@ -27,7 +28,9 @@ pub struct CnnNetwork {
 impl CnnNetwork {
     /// The pooled features of the backbone, `[batch, features]`.
     pub fn features(&self, pixels: &Tensor<4>) -> Tensor<2> {
-        self.pooling.forward(to_f32(self.backbone.forward(pixels)))
+        kernels::on_pool(&pixels.device(), || {
+            self.pooling.forward(to_f32(self.backbone.forward(pixels)))
+        })
     }
 
     /// [`EmbeddingNetwork::embed`] without the scaling to unit length.

@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
+use fin_core::kernels;
 use fin_core::nn::Linear;
 use fin_core::{Backbone, EmbeddingNetwork, Precision, l2_normalize, to_f32};
 
@@ -29,7 +30,7 @@ impl PointNetwork {
     /// What the backbone gives, `[batch, features]`, of points `[batch, points, 3]`, or 6 with
     /// normals.
     pub fn features(&self, points: &Tensor<3>) -> Tensor<2> {
-        let global = self.backbone.global(points);
+        let global = kernels::on_pool(&points.device(), || self.backbone.global(points));
         match self.output {
             PointOutput::Global => to_f32(global),
             PointOutput::Embedding => {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
+use fin_core::kernels;
 use fin_core::weights::{Checkpoint, LoadReport};
 use fin_core::{BatchLimits, Error, Precision, Result, plan_batches};
 use serde::Deserialize;
@@ -293,7 +294,8 @@ impl CrossEncoder {
             let costs: Vec<usize> = tokenized.iter().map(|pair| pair.ids.len()).collect();
             for indices in plan_batches(&costs, limits) {
                 let batch: Vec<&TokenizedPair> = indices.iter().map(|&i| &tokenized[i]).collect();
-                let found = self.network.forward(&self.collate(&batch));
+                let batch = self.collate(&batch);
+                let found = kernels::on_pool(&self.device, || self.network.forward(&batch));
                 let found = found.into_data().convert::<f32>().try_into_vec::<f32>();
                 let found = found.map_err(|e| {
                     Error::argument("device", format!("scores cannot be read back: {e:?}"))

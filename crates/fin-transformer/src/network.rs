@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use fin_core::kernels::Activation;
+use fin_core::kernels::{self, Activation};
 use fin_core::nn::{Linear, LinearConfig, LinearLayers};
 use fin_core::weights::{self, Names};
 use fin_core::{Backbone, EmbeddingNetwork, Pooling, Precision, Result, l2_normalize, to_f32};
@@ -161,14 +161,16 @@ pub struct TextNetwork {
 impl TextNetwork {
     /// [`EmbeddingNetwork::embed`] without the scaling to unit length.
     pub fn embed_unnormalized(&self, batch: &TokenBatch) -> Tensor<2> {
-        let hidden = to_f32(self.backbone.forward(batch));
-        let pooled = self
-            .pooling
-            .iter()
-            .map(|pooling| pooling.forward(hidden.clone(), batch.mask.clone()));
-        let pooled: Vec<Tensor<2>> = pooled.collect();
-        let pooled = Tensor::cat(pooled, 1);
-        self.dense.iter().fold(pooled, |x, dense| dense.forward(x))
+        kernels::on_pool(&batch.mask.device(), || {
+            let hidden = to_f32(self.backbone.forward(batch));
+            let pooled = self
+                .pooling
+                .iter()
+                .map(|pooling| pooling.forward(hidden.clone(), batch.mask.clone()));
+            let pooled: Vec<Tensor<2>> = pooled.collect();
+            let pooled = Tensor::cat(pooled, 1);
+            self.dense.iter().fold(pooled, |x, dense| dense.forward(x))
+        })
     }
 }
 

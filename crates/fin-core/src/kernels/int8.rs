@@ -15,6 +15,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::blocked::memory::{Buffer, Shared, filled};
+use super::blocked::vector::ROUND;
 use super::simd::multiversion;
 use super::tasks::{self, Tasks};
 use super::{Activation, simd, slices};
@@ -30,9 +31,6 @@ const STEP_BYTES: usize = COLUMNS * STEP;
 
 /// Most rows of a tile.
 const TALL: usize = 14;
-
-/// 1.5·2²³: added to a float, it rounds it to an integer and leaves that in the low bits.
-const ROUND: f32 = 12_582_912.0;
 
 /// Bytes of a task's quantised rows: what leaves room in a cache of 1 MiB.
 const ROOM: usize = 256 * 1024;

@@ -21,6 +21,8 @@ pub mod optimizer;
 #[cfg(feature = "flex")]
 pub mod packed;
 #[cfg(feature = "flex")]
+mod pool;
+#[cfg(feature = "flex")]
 mod product;
 #[cfg(feature = "flex")]
 mod simd;
@@ -45,6 +47,15 @@ use burn::tensor::ops::ConvOptions;
 
 use crate::device::has_exact_gelu_gradient;
 use crate::precision::to_f32;
+
+#[cfg(feature = "flex")]
+pub use pool::on_pool;
+
+/// What `f` gives; without `flex` there is no pool.
+#[cfg(not(feature = "flex"))]
+pub fn on_pool<T: Send>(_: &burn::tensor::Device, f: impl FnOnce() -> T + Send) -> T {
+    f()
+}
 
 /// Without `flex` no weights are laid out ahead.
 #[cfg(not(feature = "flex"))]

@@ -143,8 +143,8 @@ pub(in crate::kernels) trait Vector: Copy {
     }
 }
 
-/// Adding 1.5·2²³ rounds to an integer and leaves it in the low bits.
-const MAGIC: f32 = 12_582_912.0;
+/// 1.5·2²³: added to a float within ±2²², it rounds it to an integer and leaves that in the low bits.
+pub(in crate::kernels) const ROUND: f32 = 12_582_912.0;
 
 /// Any processor; the compiler makes vectors of it.
 #[derive(Clone, Copy)]
@@ -248,13 +248,13 @@ impl Vector for Portable {
 
     #[inline(always)]
     fn round(self) -> Self {
-        self.zip(self, |a, _| a + MAGIC - MAGIC)
+        self.zip(self, |a, _| a + ROUND - ROUND)
     }
 
     #[inline(always)]
     fn scale(self, n: Self) -> Self {
         self.zip(n, |a, n| {
-            let bits = (n + MAGIC).to_bits().wrapping_shl(23);
+            let bits = (n + ROUND).to_bits().wrapping_shl(23);
             a * f32::from_bits(bits.wrapping_add(127 << 23))
         })
     }

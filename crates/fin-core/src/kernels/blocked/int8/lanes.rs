@@ -3,7 +3,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::super::vector::{Avx2, Avx512};
-use super::super::vector::{Portable, Vector};
+use super::super::vector::{Portable, ROUND, Vector};
 
 /// Largest values of 16 lanes, of the bits of floats: as signed integers, which is the largest float above
 /// zero, and as unsigned ones, which is the smallest below zero where there is one. A value that is not finite
@@ -116,14 +116,12 @@ impl Lanes for Plain {
 
     #[inline(always)]
     unsafe fn store_bytes(x: Self::Float, zero: i32, p: *mut u8) {
-        // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits.
-        const MAGIC: f32 = 12_582_912.0;
         let mut floats = [0.0f32; 16];
         // SAFETY: there is room for 16 floats here, and for as many bytes at `p`, as the caller says.
         unsafe {
             x.store(floats.as_mut_ptr());
             let bytes = floats.map(|x| {
-                let rounded = (x + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits());
+                let rounded = (x + ROUND).to_bits().wrapping_sub(ROUND.to_bits());
                 (rounded as i32).wrapping_add(zero).clamp(0, 255) as u8
             });
             p.cast::<[u8; 16]>().write_unaligned(bytes);
