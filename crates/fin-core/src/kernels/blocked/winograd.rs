@@ -10,8 +10,9 @@
 //! Weights are transformed anew in every call: to keep them so would take 16/9 of their memory more, and to transform
 //! those of 256 channels takes less than a tenth of the time that is saved for a batch of 8.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
@@ -74,8 +75,15 @@ thread_local! {
         input: Buffer::new(0),
         sums: Buffer::new(0),
     });
-    /// Transformed weights of the call that is under way.
-    static WEIGHT: Cell<Option<Buffer>> = const { Cell::new(None) };
+}
+
+/// Memory for the transformed weights of a call, as much as there have been calls at a time. It goes from thread to
+/// thread: a machine has more of them than calls.
+static WEIGHTS: Mutex<Vec<Buffer>> = Mutex::new(Vec::new());
+
+/// What no call has at the moment; a panic in between leaves nothing wrong.
+fn free() -> MutexGuard<'static, Vec<Buffer>> {
+    WEIGHTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// All that the tasks of one convolution share.
@@ -110,7 +118,7 @@ pub(super) fn run(
     debug_assert!(packed.kernel == [3, 3] && packed.lanes == BLOCK && window.stride == 1);
     let kernels = Kernels::blocked(isa);
     let transforms = Transforms::of(isa);
-    let mut weight = WEIGHT.take().unwrap_or_else(|| Buffer::new(0));
+    let mut weight = free().pop().unwrap_or_else(|| Buffer::new(0));
     weights(packed, kernels.out_blocks(), &transforms, &mut weight);
 
     let [lines, columns] = [to.height.div_ceil(2), to.width.div_ceil(2)];
@@ -146,7 +154,7 @@ pub(super) fn run(
     } else {
         (0..plan.tasks()).into_par_iter().for_each(work);
     }
-    WEIGHT.set(Some(weight));
+    free().push(weight);
 }
 
 /// Transforms weights into `to`, whose columns have `out_blocks` blocks of output channels, the last one perhaps fewer.
