@@ -3,8 +3,6 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rayon::prelude::*;
-
 use super::gather::Copied;
 use super::memory::{Buffer, Shared};
 use super::pack::Dense;
@@ -194,12 +192,7 @@ pub(super) fn run(
         direct,
         out: Shared::new(out),
     };
-    let work = |number| SCRATCH.with_borrow_mut(|scratch| job.task(&plan.task(number), scratch));
-    if plan.tasks() == 1 {
-        work(0);
-    } else {
-        (0..plan.tasks()).into_par_iter().for_each(work);
-    }
+    plan.run(|task| SCRATCH.with_borrow_mut(|scratch| job.task(task, scratch)));
     to
 }
 

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 /// Bytes of input that a task works on: they stay in the second-level cache while the weights of
 /// all output channels pass by.
 pub(super) const INPUT_BYTES: usize = 384 << 10;
@@ -119,6 +121,16 @@ impl Plan {
     #[cfg(test)]
     pub(super) fn largest(&self) -> [usize; 2] {
         [self.images, self.chunk_lines]
+    }
+
+    /// Calls `work` for every task, on as many threads as there are.
+    pub(super) fn run(&self, work: impl Fn(&Task) + Send + Sync) {
+        if self.tasks() == 1 {
+            work(&self.task(0));
+        } else {
+            let numbers = (0..self.tasks()).into_par_iter();
+            numbers.for_each(|number| work(&self.task(number)));
+        }
     }
 
     pub(super) fn task(&self, number: usize) -> Task {

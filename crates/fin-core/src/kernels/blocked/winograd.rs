@@ -23,7 +23,7 @@ use super::tile::{Finish, Kernels, Tile};
 #[cfg(target_arch = "x86_64")]
 use super::vector::{Avx2, Avx512};
 use super::vector::{Isa, Portable, Vector};
-use super::{BLOCK, Fused, Shape, Window, finish};
+use super::{Activation, BLOCK, Fused, Shape, Window, finish};
 
 /// Pixels along either edge of a tile of inputs.
 const EDGE: usize = 4;
@@ -115,7 +115,7 @@ pub(super) fn run(
     to: Shape,
     out: &mut [f32],
 ) {
-    debug_assert!(packed.kernel == [3, 3] && packed.lanes == BLOCK && window.stride == 1);
+    assert!(packed.kernel == [3, 3] && packed.lanes == BLOCK && window.stride == 1);
     let kernels = Kernels::blocked(isa);
     let transforms = Transforms::of(isa);
     let mut weight = free().pop().unwrap_or_else(|| Buffer::new(0));
@@ -148,12 +148,7 @@ pub(super) fn run(
         finish: finish(fused.activation),
         out: Shared::new(out),
     };
-    let work = |number| SCRATCH.with_borrow_mut(|scratch| job.task(&plan.task(number), scratch));
-    if plan.tasks() == 1 {
-        work(0);
-    } else {
-        (0..plan.tasks()).into_par_iter().for_each(work);
-    }
+    plan.run(|task| SCRATCH.with_borrow_mut(|scratch| job.task(task, scratch)));
     free().push(weight);
 }
 
@@ -264,7 +259,7 @@ impl Job<'_> {
                     out: [out; 2],
                     out_block: tiles * BLOCK,
                     residual: [std::ptr::null(); 2],
-                    finish: Finish::Clamp(f32::NEG_INFINITY, f32::INFINITY),
+                    finish: finish(Activation::Identity),
                 };
                 // SAFETY: the table has kernels for this processor alone. `input` has `blocks` rows of `tiles` pixels
                 // at each of 16 places, `weight` `count` blocks of `lanes` vectors, `to` `count` rows of `tiles`

@@ -324,12 +324,7 @@ fn run(
         out: Shared::new(out),
         found: found.as_ref().map(|_| Ranges::new(shape.batch)),
     };
-    let work = |number| SCRATCH.with_borrow_mut(|scratch| job.task(&plan.task(number), scratch));
-    if plan.tasks() == 1 {
-        work(0);
-    } else {
-        (0..plan.tasks()).into_par_iter().for_each(work);
-    }
+    plan.run(|task| SCRATCH.with_borrow_mut(|scratch| job.task(task, scratch)));
     if let (Some(found), Some(ranges)) = (found, job.found) {
         for (found, range) in found.iter_mut().zip(ranges.get()) {
             *found = range;
