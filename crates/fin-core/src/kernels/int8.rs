@@ -14,8 +14,11 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use super::blocked::ahead::Ahead;
 use super::blocked::memory::{Buffer, Shared, filled};
 use super::blocked::vector::ROUND;
+#[cfg(target_arch = "x86_64")]
+use super::blocked::vector::{Avx2, Avx512};
 use super::simd::multiversion;
 use super::tasks::{self, Tasks};
 use super::{Activation, simd, slices};
@@ -185,12 +188,15 @@ impl Int8Linear {
                 let panel = column / COLUMNS;
                 let weight = &weights[panel * self.steps * STEP_BYTES..][..self.steps * STEP_BYTES];
                 let wide = COLUMNS.min(columns.end - column);
+                let next = weight.as_ptr_range().end;
+                let mut ahead = Ahead::new(next, weight.len(), self.steps * count.div_ceil(most));
                 for tile in (0..count).step_by(most) {
                     let tall = most.min(count - tile);
                     let rows = &bytes[tile * stride..];
                     // SAFETY: the table is of this processor's kernels; `tall` rows of `stride` bytes are in
                     // the memory, as a group is whole tiles, and `weight` is a panel.
-                    unsafe { (kernels[tall - 1])(rows, stride, weight, &mut sums) };
+                    unsafe { (kernels[tall - 1])(rows, stride, weight, ahead, &mut sums) };
+                    ahead = ahead.after(self.steps);
                     let values = &mut values[..tall];
                     restore(values, &sums, &ranges[tile..], &self.panels[panel]);
                     if activation != Activation::Identity {
@@ -286,12 +292,13 @@ multiversion! {
     }
 }
 
-/// Sums of products of rows, so many bytes apart, with a panel of weights; as many rows as the kernel is for.
+/// Sums of products of rows, so many bytes apart, with a panel of weights, while another is asked for; as many rows as
+/// the kernel is for.
 ///
 /// # Safety
 /// The processor has the instructions that it was compiled for; every row has as many bytes as the panel has
 /// for a column.
-type Kernel = unsafe fn(&[u8], usize, &[i8], &mut [[i32; COLUMNS]; TALL]);
+type Kernel = unsafe fn(&[u8], usize, &[i8], Ahead, &mut [[i32; COLUMNS]; TALL]);
 
 /// An instruction set that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -365,6 +372,7 @@ unsafe fn avx512_vnni<const ROWS: usize>(
     x: &[u8],
     stride: usize,
     weight: &[i8],
+    mut ahead: Ahead,
     out: &mut [[i32; COLUMNS]; TALL],
 ) {
     use std::arch::x86_64::*;
@@ -372,7 +380,8 @@ unsafe fn avx512_vnni<const ROWS: usize>(
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
         let (mut x, mut w) = (x.as_ptr(), weight.as_ptr());
-        for _ in 0..weight.len() / STEP_BYTES {
+        for step in 0..weight.len() / STEP_BYTES {
+            ahead.step::<Avx512>(step);
             let w0 = _mm512_loadu_si512(w.cast());
             let w1 = _mm512_loadu_si512(w.add(64).cast());
             for (row, sums) in sums.iter_mut().enumerate() {
@@ -398,6 +407,7 @@ unsafe fn avx_vnni<const ROWS: usize>(
     x: &[u8],
     stride: usize,
     weight: &[i8],
+    mut ahead: Ahead,
     out: &mut [[i32; COLUMNS]; TALL],
 ) {
     use std::arch::x86_64::*;
@@ -405,7 +415,8 @@ unsafe fn avx_vnni<const ROWS: usize>(
     unsafe {
         let mut sums = [[_mm256_setzero_si256(); 4]; ROWS];
         let (mut x, mut w) = (x.as_ptr(), weight.as_ptr());
-        for _ in 0..weight.len() / STEP_BYTES {
+        for step in 0..weight.len() / STEP_BYTES {
+            ahead.step::<Avx2>(step);
             let mut rows = [_mm256_setzero_si256(); ROWS];
             for (row, values) in rows.iter_mut().enumerate() {
                 let four = x.add(row * stride).cast::<i32>().read_unaligned();
@@ -436,6 +447,7 @@ unsafe fn avx2<const ROWS: usize>(
     x: &[u8],
     stride: usize,
     weight: &[i8],
+    _ahead: Ahead,
     out: &mut [[i32; COLUMNS]; TALL],
 ) {
     plain::<ROWS>(x, stride, weight, out);
@@ -447,6 +459,7 @@ unsafe fn portable<const ROWS: usize>(
     x: &[u8],
     stride: usize,
     weight: &[i8],
+    _ahead: Ahead,
     out: &mut [[i32; COLUMNS]; TALL],
 ) {
     plain::<ROWS>(x, stride, weight, out);

@@ -14,6 +14,7 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use super::blocked::ahead::Ahead;
 use super::blocked::each;
 use super::blocked::memory::{Buffer, Shared, filled};
 #[cfg(target_arch = "x86_64")]
@@ -34,9 +35,6 @@ const GROUP: usize = 224;
 
 /// Panels between two passes of the activation: what of the output stays in the nearest caches.
 const ACTIVATED: usize = 4;
-
-/// Steps for which one line of the next panel is asked for.
-const AHEAD: usize = 8;
 
 /// A weight `[out_features, in_features]` in panels.
 pub struct PackedLinear {
@@ -168,13 +166,16 @@ impl PackedLinear {
         let tasks = Tasks::new([m, n], group, COLUMNS, 1, threads);
         tasks.run(threads, |rows: Range<usize>, columns: Range<usize>| {
             // Tiles of rows as equal as can be.
-            let tall = rows.len().div_ceil(rows.len().div_ceil(most));
+            let tiles = rows.len().div_ceil(most);
+            let tall = rows.len().div_ceil(tiles);
             let panels = columns.start / COLUMNS..columns.end.div_ceil(COLUMNS);
             for part in 0..depths {
                 let inner = part * depth..((part + 1) * depth).min(k);
                 for panel in panels.clone() {
                     let weight = &self.values[(panel * k + inner.start) * COLUMNS..];
-                    let mut ahead = weight.as_ptr().wrapping_add(k * COLUMNS);
+                    let next = weight.as_ptr().wrapping_add(k * COLUMNS);
+                    let bytes = inner.len() * COLUMNS * size_of::<f32>();
+                    let mut ahead = Ahead::new(next, bytes, tiles * inner.len());
                     let column = panel * COLUMNS;
                     let wide = COLUMNS.min(n - column);
                     let bias = match bias {
@@ -201,7 +202,7 @@ impl PackedLinear {
                                 ahead,
                             });
                         }
-                        ahead = ahead.wrapping_add(inner.len().div_ceil(AHEAD) * LANES);
+                        ahead = ahead.after(inner.len());
                     }
                     let begun = (panel - panels.start) % ACTIVATED;
                     let last = begun + 1 == ACTIVATED || panel + 1 == panels.end;
@@ -240,8 +241,8 @@ struct Tile {
     columns: usize,
     /// Whether to add to what stands in the output.
     onto: bool,
-    /// What is wanted next, one line for every [`AHEAD`] steps; never read, so it may lie anywhere.
-    ahead: *const f32,
+    /// The next panel.
+    ahead: Ahead,
 }
 
 /// A kernel for a number of rows.
@@ -258,7 +259,7 @@ type Kernel = unsafe fn(&Tile);
 #[inline(always)]
 unsafe fn columns<V: Vector, const VECTORS: usize, const ROWS: usize>(t: &Tile, first: usize) {
     // SAFETY: by the contract, `weight` holds `depth` times 32 floats, `x` as many floats of `ROWS` rows; of
-    // bias and output only the columns that there are are touched. Nothing is read at `ahead`.
+    // bias and output only the columns that there are are touched.
     unsafe {
         let mut sums = [[V::splat(0.0); ROWS]; VECTORS];
         if !t.bias.is_null() {
@@ -280,10 +281,7 @@ unsafe fn columns<V: Vector, const VECTORS: usize, const ROWS: usize>(t: &Tile, 
         let mut weight = t.weight.add(first * LANES);
         let mut ahead = t.ahead;
         for step in 0..t.depth {
-            if step % AHEAD == 0 {
-                V::prefetch(ahead);
-                ahead = ahead.wrapping_add(LANES);
-            }
+            ahead.step::<V>(step);
             let mut w = [V::splat(0.0); VECTORS];
             each!(v < VECTORS, [0 1], {
                 w[v] = V::load(weight.add(v * LANES));

@@ -1,12 +1,12 @@
 //! Dense convolutions.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::ahead::Ahead;
 use super::gather::Copied;
 use super::memory::{Buffer, Shared};
 use super::pack::Dense;
-use super::plan::{INPUT_BYTES, Plan, Task, Work};
+use super::plan::{Call, Held, INPUT_BYTES, Plan, Task, Work, tiles};
 use super::tile::{Finish, Kernels, Tile};
 use super::vector::Isa;
 use super::{BLOCK, Fused, PackedConv, PackedStem, Shape, Window, finish, winograd};
@@ -48,13 +48,10 @@ pub fn stem(
     run(Isa::detect(), x, shape, &weight.0, window, fused, out)
 }
 
-/// Names the chunk that a thread has copied last, so that it copies it once.
-static CALLS: AtomicU64 = AtomicU64::new(0);
-
 /// A thread's copy of input rows.
 struct Scratch {
-    /// Call and chunk of what stands in `rows`.
-    held: (u64, usize),
+    /// What stands in `rows`.
+    held: Held,
     rows: Buffer,
     runs: Vec<Run>,
     /// Weights times the factors of an image.
@@ -63,7 +60,7 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        held: (0, 0),
+        held: Held::NOTHING,
         rows: Buffer::new(0),
         runs: Vec::new(),
         weight: Buffer::new(0),
@@ -90,13 +87,15 @@ struct Channels<'a> {
     weight: &'a [f32],
     /// From a block of output channels to the next in `weight`.
     weight_block: usize,
+    /// The weights of the blocks that come next.
+    next: *const f32,
     first: usize,
     count: usize,
 }
 
 /// All that the tasks of one convolution share.
 struct Job<'a> {
-    call: u64,
+    call: Call,
     kernels: Kernels,
     x: &'a [f32],
     shape: Shape,
@@ -180,7 +179,7 @@ pub(super) fn run(
         threads: rayon::current_num_threads(),
     });
     let job = Job {
-        call: CALLS.fetch_add(1, Ordering::Relaxed) + 1,
+        call: Call::new(),
         kernels,
         x,
         shape,
@@ -219,6 +218,7 @@ impl Job<'_> {
                 taps: &taps,
                 weight,
                 weight_block,
+                next: weight.as_ptr_range().end,
                 first,
                 count,
             };
@@ -247,7 +247,7 @@ impl Job<'_> {
     }
 
     /// Runs of pixels, tile by tile, for one or two blocks of output channels.
-    fn tiles(&self, channels: &Channels, mut runs: &[Run]) {
+    fn tiles(&self, channels: &Channels, runs: &[Run]) {
         let lanes = self.packed.lanes;
         let blocks = self.shape.channels.div_ceil(lanes);
         let last = self.shape.channels - (blocks - 1) * lanes;
@@ -262,9 +262,14 @@ impl Job<'_> {
             None if self.fused.onto => unsafe { self.out.get().add(at).cast_const() },
             None => std::ptr::null(),
         };
-        let run = |rows: &[Run], done: usize, pixels: usize| {
-            let second = rows[rows.len() - 1];
-            let runs = [rows[0], second];
+        let pixels = |run: &Run| run.pixels;
+        let mut number = 0;
+        tiles(runs, pixels, most, |_, _| number += 1);
+        let steps = self.shape.channels * channels.taps.len();
+        let mut ahead = Ahead::new(channels.next, size_of_val(channels.weight), steps * number);
+        tiles(runs, pixels, most, |rows, pixels| {
+            let runs = [rows[0], rows[rows.len() - 1]];
+            let done = pixels.start;
             let at = runs.map(|run| run.out + first * out_block + done * BLOCK);
             // SAFETY: a run lies within an image of the input and output, so that these
             // are offsets within the slices; `first` is one of the weight's blocks.
@@ -282,31 +287,16 @@ impl Job<'_> {
                     out_block,
                     residual: at.map(residual),
                     finish: self.finish,
+                    ahead,
                 }
             };
             // SAFETY: the table has kernels for this processor alone. The lengths of the
             // weight, output, residual and input were checked or made in `run`, `Dense::new`,
             // `task` and `Copied`; the tasks share no run of an output block, so nobody else
             // reads or writes this part of the output.
-            unsafe { (self.kernels.get(channels.count, rows.len(), pixels))(&tile) };
-        };
-        while let [one, rest @ ..] = runs {
-            let pair = rest.first().is_some_and(|two| two.pixels == one.pixels);
-            if pair && 2 * one.pixels <= most {
-                run(&runs[..2], 0, one.pixels);
-                runs = &rest[1..];
-                continue;
-            }
-            // Pieces of nearly the same length.
-            let pieces = one.pixels.div_ceil(most);
-            let mut done = 0;
-            for piece in 0..pieces {
-                let pixels = (one.pixels - done) / (pieces - piece);
-                run(&runs[..1], done, pixels);
-                done += pixels;
-            }
-            runs = rest;
-        }
+            unsafe { (self.kernels.get(channels.count, rows.len(), pixels.len()))(&tile) };
+            ahead = ahead.after(steps);
+        });
     }
 
     /// Lists a task's runs of pixels; returns the memory that they are read from, the distance of
@@ -314,7 +304,7 @@ impl Job<'_> {
     fn input<'a>(
         &'a self,
         task: &Task,
-        held: &mut (u64, usize),
+        held: &mut Held,
         rows: &'a mut Buffer,
         runs: &mut Vec<Run>,
     ) -> (&'a [f32], usize, Vec<usize>) {
@@ -334,9 +324,7 @@ impl Job<'_> {
 
         let (kernel, width) = (self.packed.kernel, self.to.width);
         let copied = Copied::new(self.window, kernel, lanes, task.lines.len(), width);
-        if *held != (self.call, task.chunk) {
-            // Unset for the time of a panic in between.
-            *held = (0, 0);
+        held.make(self.call, task.chunk, || {
             copied.fill(
                 rows,
                 self.x,
@@ -346,8 +334,7 @@ impl Job<'_> {
                 task.lines.clone(),
                 self.fused.scale,
             );
-            *held = (self.call, task.chunk);
-        }
+        });
         // Without a border, a row follows the other without a gap.
         let joined = kernel[1] == 1;
         let lines = if joined { 1 } else { task.lines.len() };

@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 
 use rayon::prelude::*;
 
+use super::ahead::Ahead;
 use super::depthwise::{self, PART, Rows, Summary};
 use super::int8::{self, Bytes, PackedInt8, Range};
 use super::memory::{Buffer, Shared};
@@ -184,6 +185,7 @@ impl Expand<'_> {
                         out_block,
                         residual: [std::ptr::null(); 2],
                         finish,
+                        ahead: Ahead::NOTHING,
                     };
                     for (done, size) in sizes {
                         tile.x = [x.as_ptr().add(from + done * BLOCK); 2];

@@ -10,6 +10,7 @@
 //! stands in an output beforehand does not matter, but with [`Fused::onto`]. Work is split over rayon's threads; kernels
 //! exist for AVX-512, AVX2 and any processor, chosen at run time.
 
+pub(super) mod ahead;
 mod dense;
 mod depthwise;
 mod gather;

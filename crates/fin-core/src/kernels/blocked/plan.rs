@@ -1,6 +1,7 @@
 //! How a dense convolution is split into tasks.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
@@ -58,6 +59,36 @@ pub(super) struct Task {
     /// Of every image.
     pub lines: Range<usize>,
     pub columns: Range<usize>,
+}
+
+/// One call of a kernel, told apart from all others of the process.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Call(u64);
+
+impl Call {
+    pub(super) fn new() -> Self {
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        Self(CALLS.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The call and the chunk whose input a thread has made ready last, so that it does so once.
+pub(super) struct Held(Option<(Call, usize)>);
+
+impl Held {
+    /// Nothing yet.
+    pub(super) const NOTHING: Self = Self(None);
+
+    /// Calls `make`, unless it is this chunk that is held.
+    pub(super) fn make(&mut self, call: Call, chunk: usize, make: impl FnOnce()) {
+        let wanted = Some((call, chunk));
+        if self.0 != wanted {
+            // Unset for the time of a panic in between.
+            self.0 = None;
+            make();
+            self.0 = wanted;
+        }
+    }
 }
 
 impl Plan {
@@ -147,9 +178,56 @@ impl Plan {
     }
 }
 
+/// Cuts runs of pixels into tiles of at most `most` pixels: `tile` is given two neighbouring runs of the same length
+/// where they fit into one, or a run and which of its pixels to take, pieces of nearly the same length.
+pub(super) fn tiles<R>(
+    mut runs: &[R],
+    pixels: impl Fn(&R) -> usize,
+    most: usize,
+    mut tile: impl FnMut(&[R], Range<usize>),
+) {
+    while let [one, rest @ ..] = runs {
+        let count = pixels(one);
+        let pair = rest.first().is_some_and(|two| pixels(two) == count);
+        if pair && 2 * count <= most {
+            tile(&runs[..2], 0..count);
+            runs = &rest[1..];
+            continue;
+        }
+        let pieces = count.div_ceil(most);
+        let mut done = 0;
+        for piece in 0..pieces {
+            let end = done + (count - done) / (pieces - piece);
+            tile(&runs[..1], done..end);
+            done = end;
+        }
+        runs = rest;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tiles_take_every_pixel_once() {
+        for runs in [&[14][..], &[15, 7, 7, 7], &[3, 3, 5, 5, 5], &[100, 0, 1]] {
+            let numbered: Vec<(usize, usize)> = runs.iter().copied().enumerate().collect();
+            let mut seen: Vec<Vec<u8>> = runs.iter().map(|run| vec![0; *run]).collect();
+            tiles(
+                &numbered,
+                |run| run.1,
+                14,
+                |of, pixels| {
+                    assert!(of.len() * pixels.len() <= 14 && !pixels.is_empty() || of[0].1 == 0);
+                    for (run, _) in of {
+                        pixels.clone().for_each(|pixel| seen[*run][pixel] += 1);
+                    }
+                },
+            );
+            assert!(seen.iter().flatten().all(|n| *n == 1), "{runs:?}: {seen:?}");
+        }
+    }
 
     #[test]
     fn tasks_cover_everything_once() {

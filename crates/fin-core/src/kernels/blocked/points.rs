@@ -5,6 +5,7 @@
 
 use super::super::Activation;
 use super::super::simd::multiversion;
+use super::ahead::Ahead;
 use super::tile::{Kernels, Tile};
 use super::vector::Isa;
 use super::{BLOCK, PackedConv, finish};
@@ -68,6 +69,7 @@ fn run(
                 out_block: rows * BLOCK,
                 residual: [std::ptr::null(); 2],
                 finish,
+                ahead: Ahead::NOTHING,
             };
             // SAFETY: the table has kernels for this processor alone. `x` has `blocks` blocks of
             // `rows` rows and `out` has `out_blocks`, as was checked above, and rows `done` to

@@ -5,6 +5,7 @@
 //! them by that channel's value at every pixel of the tile. Borders do not occur here: the
 //! caller's pointers and offsets lead to memory where they have been filled in.
 
+use super::ahead::Ahead;
 #[cfg(target_arch = "x86_64")]
 use super::vector::{Avx2, Avx512};
 use super::vector::{Isa, Portable, Vector};
@@ -56,6 +57,8 @@ pub(super) struct Tile<'a> {
     pub residual: [*const f32; 2],
     /// Function at the end.
     pub finish: Finish,
+    /// Weights of the next tiles.
+    pub ahead: Ahead,
 }
 
 /// The body for every number of the list below a constant, written out: a loop that the compiler
@@ -101,6 +104,7 @@ unsafe fn tile<
         each!(o < OUT, [0 1], {
             sums[o] = [[V::load(t.bias.add(o * 16)); PIXELS]; ROWS];
         });
+        let (mut ahead, mut step) = (t.ahead, 0);
         let mut weight = t.weight;
         for block in 0..t.blocks {
             let lanes = if block + 1 == t.blocks { t.last } else { LANES };
@@ -109,6 +113,8 @@ unsafe fn tile<
                 let mut x = [t.x[0].add(at), t.x[1].add(at)];
                 let mut w = weight;
                 for _ in 0..lanes {
+                    ahead.step::<V>(step);
+                    step += 1;
                     let mut ws = [V::splat(0.0); OUT];
                     each!(o < OUT, [0 1], {
                         ws[o] = V::load(w.add(o * t.weight_block));

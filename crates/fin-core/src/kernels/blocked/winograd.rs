@@ -11,14 +11,14 @@
 //! those of 256 channels takes less than a tenth of the time that is saved for a batch of 8.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
+use super::ahead::Ahead;
 use super::memory::{Buffer, Shared};
 use super::pack::Dense;
-use super::plan::{Plan, Task, Work};
+use super::plan::{Call, Held, Plan, Task, Work};
 use super::tile::{Finish, Kernels, Tile};
 #[cfg(target_arch = "x86_64")]
 use super::vector::{Avx2, Avx512};
@@ -56,13 +56,10 @@ pub(super) fn fits(packed: &Dense, window: Window, fused: &Fused, to: Shape) -> 
         && tiles >= TILES
 }
 
-/// Names the chunk that a thread has transformed last, so that it does so once.
-static CALLS: AtomicU64 = AtomicU64::new(0);
-
 /// A thread's part of the work.
 struct Scratch {
-    /// Call and chunk of what stands in `input`.
-    held: (u64, usize),
+    /// What stands in `input`.
+    held: Held,
     /// `[16, in/16, tiles, 16]`.
     input: Buffer,
     /// `[16, 1 or 2 blocks, tiles, 16]`.
@@ -71,7 +68,7 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        held: (0, 0),
+        held: Held::NOTHING,
         input: Buffer::new(0),
         sums: Buffer::new(0),
     });
@@ -88,7 +85,7 @@ fn free() -> MutexGuard<'static, Vec<Buffer>> {
 
 /// All that the tasks of one convolution share.
 struct Job<'a> {
-    call: u64,
+    call: Call,
     kernels: Kernels,
     transforms: Transforms,
     x: &'a [f32],
@@ -135,7 +132,7 @@ pub(super) fn run(
         threads: rayon::current_num_threads(),
     });
     let job = Job {
-        call: CALLS.fetch_add(1, Ordering::Relaxed) + 1,
+        call: Call::new(),
         kernels,
         transforms,
         x,
@@ -183,21 +180,19 @@ impl Job<'_> {
         let columns = self.to.width.div_ceil(2);
         let tiles = task.images.len() * task.lines.len() * columns;
         let in_blocks = self.shape.blocks();
-        if scratch.held != (self.call, task.chunk) {
-            // Unset for the time of a panic in between.
-            scratch.held = (0, 0);
-            scratch.input.resize(PLACES * in_blocks * tiles * BLOCK);
-            self.input(task, tiles, &mut scratch.input);
-            scratch.held = (self.call, task.chunk);
-        }
-        let input = &scratch.input[..PLACES * in_blocks * tiles * BLOCK];
+        let Scratch { held, input, sums } = scratch;
+        held.make(self.call, task.chunk, || {
+            input.resize(PLACES * in_blocks * tiles * BLOCK);
+            self.input(task, tiles, input);
+        });
+        let input = &input[..PLACES * in_blocks * tiles * BLOCK];
         let most = self.kernels.out_blocks();
-        scratch.sums.resize(PLACES * most * tiles * BLOCK);
+        sums.resize(PLACES * most * tiles * BLOCK);
         for column in task.columns.clone() {
             let first = column * most;
             let count = most.min(self.to.blocks() - first);
-            self.sums(column, count, tiles, input, &mut scratch.sums);
-            self.outputs(task, first, count, tiles, &scratch.sums);
+            self.sums(column, count, tiles, input, sums);
+            self.outputs(task, first, count, tiles, sums);
         }
     }
 
@@ -260,6 +255,7 @@ impl Job<'_> {
                     out_block: tiles * BLOCK,
                     residual: [std::ptr::null(); 2],
                     finish: finish(Activation::Identity),
+                    ahead: Ahead::NOTHING,
                 };
                 // SAFETY: the table has kernels for this processor alone. `input` has `blocks` rows of `tiles` pixels
                 // at each of 16 places, `weight` `count` blocks of `lanes` vectors, `to` `count` rows of `tiles`

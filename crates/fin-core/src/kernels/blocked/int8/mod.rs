@@ -14,14 +14,14 @@ mod tests;
 mod tile;
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
+use super::ahead::Ahead;
 use super::gather::Copied;
 use super::memory::{Buffer, Shared};
 use super::pack::padded;
-use super::plan::{INPUT_BYTES, Plan, Task, Work};
+use super::plan::{Call, Held, INPUT_BYTES, Plan, Task, Work, tiles};
 use super::tile::Finish;
 use super::{BLOCK, Fused, Shape, Window, finish, vector};
 use crate::kernels::int8::{Isa, MOST_FEATURES};
@@ -159,6 +159,7 @@ impl PackedInt8 {
                 residual: [std::ptr::null(); 2],
                 finish,
                 found: [std::ptr::null_mut(); 2],
+                ahead: Ahead::NOTHING,
             }
         }
     }
@@ -193,13 +194,10 @@ pub fn conv_int8(
     )
 }
 
-/// Names the chunk that a thread has copied last, so that it copies it once.
-static CALLS: AtomicU64 = AtomicU64::new(0);
-
 /// A thread's copy of input rows, in bytes.
 struct Scratch {
-    /// Call and chunk of what stands in `rows`.
-    held: (u64, usize),
+    /// What stands in `rows`.
+    held: Held,
     rows: Buffer,
     runs: Vec<Run>,
     found: Vec<Found>,
@@ -207,7 +205,7 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        held: (0, 0),
+        held: Held::NOTHING,
         rows: Buffer::new(0),
         runs: Vec::new(),
         found: Vec::new(),
@@ -227,7 +225,7 @@ struct Run {
 
 /// All that the tasks of one convolution share.
 struct Job<'a> {
-    call: u64,
+    call: Call,
     kernels: Kernels,
     x: &'a [f32],
     shape: Shape,
@@ -310,7 +308,7 @@ fn run(
         threads: rayon::current_num_threads(),
     });
     let job = Job {
-        call: CALLS.fetch_add(1, Ordering::Relaxed) + 1,
+        call: Call::new(),
         kernels,
         x,
         shape,
@@ -366,7 +364,7 @@ impl Job<'_> {
         x: &[u8],
         mut tile: Tile,
         [first, count]: [usize; 2],
-        mut runs: &[Run],
+        runs: &[Run],
         found: &mut [Found],
     ) {
         let out_block = self.to.plane() * BLOCK;
@@ -380,45 +378,36 @@ impl Job<'_> {
         };
         let wanted = self.found.is_some();
         let found = found.as_mut_ptr();
-        let mut run = |rows: &[Run], done: usize, pixels: usize| {
+        tile.out_block = out_block;
+        let pixels = |run: &Run| run.pixels;
+        let mut number = 0;
+        tiles(runs, pixels, most, |_, _| number += 1);
+        // Meanwhile the weights of as many blocks more.
+        let bytes = count * tile.weight_block;
+        let steps = self.shape.channels.div_ceil(STEP) * tile.taps.len();
+        tile.ahead = Ahead::new(tile.weight.wrapping_add(bytes), bytes, steps * number);
+        tiles(runs, pixels, most, |rows, pixels| {
             let runs = [rows[0], rows[rows.len() - 1]];
-            let at = runs.map(|run| run.out + first * out_block + done * BLOCK);
+            let at = runs.map(|run| run.out + first * out_block + pixels.start * BLOCK);
             // SAFETY: a run lies within an image of the copy and of the output, so that these
             // are offsets within them; a task has a place in `found` for each of its images.
             unsafe {
-                tile.x = runs.map(|run| x.as_ptr().add(run.x + done * BLOCK));
+                tile.x = runs.map(|run| x.as_ptr().add(run.x + pixels.start * BLOCK));
                 tile.out = at.map(|at| self.out.get().add(at));
                 tile.found = runs.map(|run| match wanted {
                     true => found.add(run.number),
                     false => std::ptr::null_mut(),
                 });
             }
-            tile.out_block = out_block;
             tile.residual = at.map(residual);
             tile.bytes = runs.map(|run| self.bytes[run.image]);
             // SAFETY: the table has kernels for this processor alone. The lengths of the
             // weight, output, residual and input were checked or made in `run`, `pack_int8`
             // and `input`; the tasks share no run of an output block, so nobody else
             // reads or writes this part of the output.
-            unsafe { (self.kernels.get(count, rows.len(), pixels))(&tile) };
-        };
-        while let [one, rest @ ..] = runs {
-            let pair = rest.first().is_some_and(|two| two.pixels == one.pixels);
-            if pair && 2 * one.pixels <= most {
-                run(&runs[..2], 0, one.pixels);
-                runs = &rest[1..];
-                continue;
-            }
-            // Pieces of nearly the same length.
-            let pieces = one.pixels.div_ceil(most);
-            let mut done = 0;
-            for piece in 0..pieces {
-                let pixels = (one.pixels - done) / (pieces - piece);
-                run(&runs[..1], done, pixels);
-                done += pixels;
-            }
-            runs = rest;
-        }
+            unsafe { (self.kernels.get(count, rows.len(), pixels.len()))(&tile) };
+            tile.ahead = tile.ahead.after(steps);
+        });
     }
 
     /// Copies a task's input as bytes and lists its runs of pixels; returns the distance of the copy's blocks,
@@ -426,7 +415,7 @@ impl Job<'_> {
     fn input(
         &self,
         task: &Task,
-        held: &mut (u64, usize),
+        held: &mut Held,
         rows: &mut Buffer,
         runs: &mut Vec<Run>,
     ) -> (usize, Vec<usize>) {
@@ -439,17 +428,14 @@ impl Job<'_> {
             false => copied.image,
         };
         let x_block = images.len() * image;
-        if *held != (self.call, task.chunk) {
-            // Unset for the time of a panic in between.
-            *held = (0, 0);
+        held.make(self.call, task.chunk, || {
             rows.resize(self.shape.blocks() * x_block / size_of::<f32>());
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(rows);
             match self.point {
                 true => self.fill_points(task, bytes),
                 false => self.fill_rows(task, &copied, bytes),
             }
-            *held = (self.call, task.chunk);
-        }
+        });
         // Without a border, a row follows the other without a gap.
         let joined = kernel[1] == 1;
         let (lines, pixels) = match (self.point, joined) {

@@ -1,6 +1,7 @@
 //! The inner kernel: one tile of output pixels by one or two blocks of output channels, summed over all inputs in
 //! registers, four input channels at a time; and the kernel that brings pixels to bytes.
 
+use super::super::ahead::Ahead;
 use super::super::tile::{Finish, each};
 use super::super::vector::Vector;
 #[cfg(target_arch = "x86_64")]
@@ -46,6 +47,8 @@ pub(in super::super) struct Tile<'a> {
     pub finish: Finish,
     /// Where the largest and smallest outputs of the rows go, along with what is there; null for nowhere.
     pub found: [*mut Found; 2],
+    /// Weights of the next tiles.
+    pub ahead: Ahead,
 }
 
 /// A kernel for one size of tile.
@@ -72,6 +75,7 @@ unsafe fn tile<L: Lanes, const OUT: usize, const ROWS: usize, const PIXELS: usiz
                 sums[o][r] = [L::start(t.sums.add(o * 16), t.bytes[r].zero); PIXELS];
             });
         });
+        let (mut ahead, mut step) = (t.ahead, 0);
         let mut weight = t.weight;
         for block in 0..t.blocks {
             let steps = if block + 1 == t.blocks {
@@ -84,6 +88,8 @@ unsafe fn tile<L: Lanes, const OUT: usize, const ROWS: usize, const PIXELS: usiz
                 let mut x = [t.x[0].add(at), t.x[1].add(at)];
                 let mut w = weight;
                 for _ in 0..steps {
+                    ahead.step::<L::Float>(step);
+                    step += 1;
                     let mut ws = [L::weights(w); OUT];
                     each!(o < OUT, [0 1], {
                         ws[o] = L::weights(w.add(o * t.weight_block));
