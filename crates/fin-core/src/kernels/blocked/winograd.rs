@@ -237,6 +237,12 @@ impl Job<'_> {
         let to = &mut to[..PLACES * count * tiles * BLOCK];
         let pieces = tiles.div_ceil(self.kernels.pixels());
         for place in 0..PLACES {
+            // Meanwhile those of the next place.
+            let bytes = count * lanes * BLOCK * size_of::<f32>();
+            let next = weight
+                .as_ptr()
+                .wrapping_add((place + 1) * count * lanes * BLOCK);
+            let mut ahead = Ahead::new(next, bytes, pieces * self.shape.channels);
             let mut done = 0;
             for piece in 0..pieces {
                 let pixels = (tiles - done) / (pieces - piece);
@@ -255,13 +261,14 @@ impl Job<'_> {
                     out_block: tiles * BLOCK,
                     residual: [std::ptr::null(); 2],
                     finish: finish(Activation::Identity),
-                    ahead: Ahead::NOTHING,
+                    ahead,
                 };
                 // SAFETY: the table has kernels for this processor alone. `input` has `blocks` rows of `tiles` pixels
                 // at each of 16 places, `weight` `count` blocks of `lanes` vectors, `to` `count` rows of `tiles`
                 // pixels, and `done + pixels` is at most `tiles`.
                 unsafe { (self.kernels.get(count, 1, pixels))(&tile) };
                 done += pixels;
+                ahead = ahead.after(self.shape.channels);
             }
         }
     }
