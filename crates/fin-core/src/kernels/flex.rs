@@ -13,11 +13,11 @@ use super::product::{Matrix, product};
 use super::simd;
 use super::{Activation, AttentionBias, slices};
 
-/// Operations that `flex` runs in fused form.
+/// Operations that `flex` runs in fused form, within autodiff with a backward pass of their own (`training`).
 ///
 /// An operand that may be absent comes with a flag; where the flag is unset the operand is any
 /// tensor (cloning one is a reference count) and is not read.
-#[backend_extension(Flex)]
+#[backend_extension(Flex, Autodiff)]
 pub(super) trait FinKernels: Backend {
     /// See [`super::linear`].
     fn fin_linear(
@@ -41,19 +41,6 @@ pub(super) trait FinKernels: Backend {
     /// See [`super::rms_norm`].
     fn fin_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64)
     -> FloatTensor<Self>;
-
-    /// See [`super::attention`].
-    #[allow(clippy::too_many_arguments)]
-    fn fin_attention(
-        query: FloatTensor<Self>,
-        key: FloatTensor<Self>,
-        value: FloatTensor<Self>,
-        key_bias: FloatTensor<Self>,
-        position_bias: FloatTensor<Self>,
-        has_position_bias: bool,
-        heads: usize,
-        scale: f64,
-    ) -> FloatTensor<Self>;
 }
 
 pub(super) fn linear<const D: usize>(
@@ -100,28 +87,6 @@ pub(super) fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64
     ))
 }
 
-pub(super) fn attention(
-    query: Tensor<3>,
-    key: Tensor<3>,
-    value: Tensor<3>,
-    bias: AttentionBias,
-    heads: usize,
-    scale: f64,
-) -> Tensor<3> {
-    let key_bias = bias.key.into_dispatch();
-    let has_position_bias = bias.position.is_some();
-    Tensor::from_dispatch(<Dispatch as FinKernels>::fin_attention(
-        query.into_dispatch(),
-        key.into_dispatch(),
-        value.into_dispatch(),
-        key_bias.clone(),
-        bias.position.map_or(key_bias, Tensor::into_dispatch),
-        has_position_bias,
-        heads,
-        scale,
-    ))
-}
-
 /// The tokens of `x` `[batch, seq, hidden]` without the padding behind each item's, `[1, tokens, hidden]`; none
 /// where there is no padding, or the tensor is not for the fast forms.
 pub(super) fn pack(x: &Tensor<3>, lengths: &[usize]) -> Option<Tensor<3>> {
@@ -158,19 +123,35 @@ pub(super) fn unpack(x: &Tensor<3>, lengths: &[usize], seq: usize) -> Tensor<3> 
     unpacked.expect("layers keep a tensor where it is")
 }
 
-/// Attention within items of so many tokens each, one after another: `[1, tokens, heads · head_dim]`.
-pub(super) fn packed_attention(
+/// [`super::attention`]: of padded items `[batch, seq, heads · head_dim]`, or where `bias` has their lengths, one
+/// after another.
+pub(super) fn attention(
     inputs: [Tensor<3>; 3],
-    lengths: &[usize],
-    position: Option<Tensor<3>>,
+    bias: &AttentionBias,
     heads: usize,
     scale: f64,
 ) -> Tensor<3> {
     let [query, key, value] = inputs.map(contiguous);
-    let position = position.map(contiguous);
     let dims = query.dims();
+    assert!(
+        key.dims() == dims && value.dims() == dims,
+        "attention: query, key and value differ in shape"
+    );
+    let position = bias.position.clone().map(contiguous);
+    let key_bias;
+    let items = match &bias.lengths {
+        Some(lengths) => Items::Packed(lengths),
+        None => {
+            key_bias = contiguous(bias.key.clone());
+            assert_eq!(key_bias.dims(), dims[..2], "attention: key bias shape");
+            Items::Padded {
+                seq: dims[1],
+                key_bias: key_bias.values(),
+            }
+        }
+    };
     let of = Heads {
-        items: Items::Packed(lengths),
+        items,
         hidden: dims[2],
         heads,
         scale: scale as f32,
@@ -347,41 +328,5 @@ impl FinKernels for Flex {
             .zip(x.values().par_chunks(chunk))
             .for_each(|(y, x)| simd::rms_norm(y, x, weight.values(), eps as f32));
         output(y, dims)
-    }
-
-    fn fin_attention(
-        query: FlexTensor,
-        key: FlexTensor,
-        value: FlexTensor,
-        key_bias: FlexTensor,
-        position_bias: FlexTensor,
-        has_position_bias: bool,
-        heads: usize,
-        scale: f64,
-    ) -> FlexTensor {
-        let query = Contiguous::new(query);
-        let key = Contiguous::new(key);
-        let value = Contiguous::new(value);
-        let key_bias = Contiguous::new(key_bias);
-        let dims = query.dims();
-        assert!(
-            key.dims() == dims && value.dims() == dims,
-            "attention: query, key and value differ in shape"
-        );
-        let position = has_position_bias.then(|| Contiguous::new(position_bias));
-        assert_eq!(key_bias.dims(), dims[..2], "attention: key bias shape");
-        let of = Heads {
-            items: Items::Padded {
-                seq: dims[1],
-                key_bias: key_bias.values(),
-            },
-            hidden: dims[2],
-            heads,
-            scale: scale as f32,
-            position: position.as_ref().map(|x| (x.values(), dims[1])),
-        };
-        let mut out = vec![0.0f32; query.values().len()];
-        attention::attention(query.values(), key.values(), value.values(), &of, &mut out);
-        output(out, dims)
     }
 }

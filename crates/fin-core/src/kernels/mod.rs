@@ -220,12 +220,8 @@ pub fn linear<const D: usize>(
     activation: Activation,
 ) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    if is_fast(&x) {
+    if is_fast(&x) || is_trained(&x) {
         return flex::linear(x, weight, bias, activation);
-    }
-    #[cfg(feature = "flex")]
-    if is_trained(&x) {
-        return training::linear(x, weight, bias, activation);
     }
     #[cfg(feature = "tch")]
     if is_torch(&x) {
@@ -244,12 +240,8 @@ pub fn layer_norm<const D: usize>(
     eps: f64,
 ) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    if is_fast(&x) {
+    if is_fast(&x) || is_trained(&x) {
         return flex::layer_norm(x, residual, weight, bias, eps);
-    }
-    #[cfg(feature = "flex")]
-    if is_trained(&x) {
-        return training::layer_norm(x, residual, weight, bias, eps);
     }
     portable::layer_norm(x, residual, weight, bias, eps)
 }
@@ -258,12 +250,8 @@ pub fn layer_norm<const D: usize>(
 /// `x / √(mean(x²) + eps) · weight`, without centring and without a bias; `weight` is `[hidden]`.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    if is_fast(&x) {
+    if is_fast(&x) || is_trained(&x) {
         return flex::rms_norm(x, weight, eps);
-    }
-    #[cfg(feature = "flex")]
-    if is_trained(&x) {
-        return training::rms_norm(x, weight, eps);
     }
     portable::rms_norm(x, weight, eps)
 }
@@ -301,18 +289,13 @@ pub fn attention(
     dropout: &Dropout,
 ) -> Tensor<3> {
     #[cfg(feature = "flex")]
-    if let (true, Some(lengths)) = (is_fast(&query), &bias.lengths) {
-        let inputs = [query, key, value];
-        return flex::packed_attention(inputs, lengths, bias.position.clone(), heads, scale);
+    if is_fast(&query) {
+        return flex::attention([query, key, value], bias, heads, scale);
     }
     assert!(
         bias.lengths.is_none(),
         "attention: items without padding are for `flex`"
     );
-    #[cfg(feature = "flex")]
-    if is_fast(&query) {
-        return flex::attention(query, key, value, bias.clone(), heads, scale);
-    }
     #[cfg(feature = "flex")]
     if is_trained(&query) {
         return training::attention(query, key, value, bias.clone(), heads, scale, dropout);

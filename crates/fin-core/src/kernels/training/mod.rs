@@ -36,32 +36,6 @@ use super::{Activation, AttentionBias};
 /// An operand that may be absent comes with a flag, as in [`FinKernels`].
 #[backend_extension(Flex, Autodiff)]
 pub(super) trait TrainingKernels: Backend {
-    /// See [`super::linear`].
-    fn fin_training_linear(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        has_bias: bool,
-        activation: Activation,
-    ) -> FloatTensor<Self>;
-
-    /// See [`super::layer_norm`].
-    fn fin_training_layer_norm(
-        x: FloatTensor<Self>,
-        residual: FloatTensor<Self>,
-        has_residual: bool,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        eps: f64,
-    ) -> FloatTensor<Self>;
-
-    /// See [`super::rms_norm`].
-    fn fin_training_rms_norm(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        eps: f64,
-    ) -> FloatTensor<Self>;
-
     /// See [`super::attention`].
     fn fin_training_attention(
         query: FloatTensor<Self>,
@@ -94,31 +68,6 @@ pub(super) trait TrainingKernels: Backend {
 }
 
 impl TrainingKernels for Flex {
-    fn fin_training_linear(
-        x: FlexTensor,
-        weight: FlexTensor,
-        bias: FlexTensor,
-        has_bias: bool,
-        activation: Activation,
-    ) -> FlexTensor {
-        Self::fin_linear(x, weight, bias, has_bias, activation)
-    }
-
-    fn fin_training_layer_norm(
-        x: FlexTensor,
-        residual: FlexTensor,
-        has_residual: bool,
-        weight: FlexTensor,
-        bias: FlexTensor,
-        eps: f64,
-    ) -> FlexTensor {
-        Self::fin_layer_norm(x, residual, has_residual, weight, bias, eps)
-    }
-
-    fn fin_training_rms_norm(x: FlexTensor, weight: FlexTensor, eps: f64) -> FlexTensor {
-        Self::fin_rms_norm(x, weight, eps)
-    }
-
     fn fin_training_attention(
         query: FlexTensor,
         key: FlexTensor,
@@ -154,8 +103,8 @@ impl TrainingKernels for Flex {
     }
 }
 
-impl<C: CheckpointStrategy> TrainingKernels for Autodiff<Flex, C> {
-    fn fin_training_linear(
+impl<C: CheckpointStrategy> FinKernels for Autodiff<Flex, C> {
+    fn fin_linear(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
@@ -165,7 +114,7 @@ impl<C: CheckpointStrategy> TrainingKernels for Autodiff<Flex, C> {
         linear::record::<C>(x, weight, bias, has_bias, activation)
     }
 
-    fn fin_training_layer_norm(
+    fn fin_layer_norm(
         x: FloatTensor<Self>,
         residual: FloatTensor<Self>,
         has_residual: bool,
@@ -176,14 +125,16 @@ impl<C: CheckpointStrategy> TrainingKernels for Autodiff<Flex, C> {
         norm::record_layer::<C>(x, residual, has_residual, weight, bias, eps)
     }
 
-    fn fin_training_rms_norm(
+    fn fin_rms_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         eps: f64,
     ) -> FloatTensor<Self> {
         norm::record_rms::<C>(x, weight, eps)
     }
+}
 
+impl<C: CheckpointStrategy> TrainingKernels for Autodiff<Flex, C> {
     fn fin_training_attention(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
@@ -217,50 +168,6 @@ impl<C: CheckpointStrategy> TrainingKernels for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         conv::record::<C>(x, weight, bias, window)
     }
-}
-
-pub(super) fn linear<const D: usize>(
-    x: Tensor<D>,
-    weight: Tensor<2>,
-    bias: Option<Tensor<1>>,
-    activation: Activation,
-) -> Tensor<D> {
-    let weight = weight.into_dispatch();
-    let has_bias = bias.is_some();
-    Tensor::from_dispatch(<Dispatch as TrainingKernels>::fin_training_linear(
-        x.into_dispatch(),
-        weight.clone(),
-        bias.map_or(weight, Tensor::into_dispatch),
-        has_bias,
-        activation,
-    ))
-}
-
-pub(super) fn layer_norm<const D: usize>(
-    x: Tensor<D>,
-    residual: Option<Tensor<D>>,
-    weight: Tensor<1>,
-    bias: Tensor<1>,
-    eps: f64,
-) -> Tensor<D> {
-    let weight = weight.into_dispatch();
-    let has_residual = residual.is_some();
-    Tensor::from_dispatch(<Dispatch as TrainingKernels>::fin_training_layer_norm(
-        x.into_dispatch(),
-        residual.map_or_else(|| weight.clone(), Tensor::into_dispatch),
-        has_residual,
-        weight,
-        bias.into_dispatch(),
-        eps,
-    ))
-}
-
-pub(super) fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as TrainingKernels>::fin_training_rms_norm(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        eps,
-    ))
 }
 
 pub(super) fn attention(
