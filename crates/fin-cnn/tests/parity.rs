@@ -151,6 +151,12 @@ fn resnet_of_basic_blocks_from_a_pickle() {
     stages("resnet-basic", Dialect::Torchvision);
 }
 
+/// Compiled, its first stage goes by Winograd's convolutions, which take 32 channels and 6 x 6 tiles at least.
+#[test]
+fn resnet_of_32_channels() {
+    stages("resnet-wide", Dialect::Torchvision);
+}
+
 #[test]
 fn efficientnet() {
     stages("efficientnet", Dialect::Torchvision);

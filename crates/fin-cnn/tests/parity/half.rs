@@ -44,6 +44,7 @@ fn pooled_features_in_half_precision() {
             for (name, dialect) in [
                 ("resnet-bottleneck", Dialect::Torchvision),
                 ("resnet-basic", Dialect::Torchvision),
+                ("resnet-wide", Dialect::Torchvision),
                 ("efficientnet", Dialect::Torchvision),
                 ("efficientnet-timm", Dialect::Timm),
                 ("efficientnet-lite", Dialect::EfficientNetPytorch),
