@@ -6,8 +6,9 @@
 //! cargo bench --package fin-benches --bench models -- resnet-base --batch 1,8
 //! ```
 //!
-//! `--mixed` gives texts of all lengths up to `--length`, with padding. `--batch`, `--length` (tokens) and `--points` take lists, which are tried in every combination. A
-//! process has one model, so that its peak memory is the model's. With `FIN_BENCH_DUMP`, a
+//! `--mixed` gives texts of all lengths up to `--length`, with padding. `--batch`, `--length` (tokens) and `--points` take
+//! lists, which are tried in every combination; `--length-where-taken` is `--length` without what is too long for the
+//! model. A process has one model, so that its peak memory is the model's. With `FIN_BENCH_DUMP`, a
 //! directory, nothing is timed: weights, inputs and embeddings go there for
 //! `scripts/reference/bench_peers.py`. `FIN_BENCH_DEVICE` chooses the device (`flex` where unset),
 //! `FIN_BENCH_PRECISION` what weights are held in (`f32`, `f16`, `bf16`, `int8`), `FIN_BENCH_SECONDS` for how long a shape
@@ -18,7 +19,7 @@ use std::hint::black_box;
 use std::process::ExitCode;
 
 use fin_benches::dump::{self, Dump};
-use fin_benches::models::{Network, Sizes, check_length, shapes};
+use fin_benches::models::{Network, Sizes, check_length, most_tokens, shapes};
 use fin_benches::{Outcome, forget_peak, measure, peak_memory, shape_name, summary};
 use fin_core::Precision;
 use fin_registry::Task;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
 fn run() -> Outcome<()> {
     let mut model = None;
     let mut sizes = Sizes::default();
+    let mut where_taken = false;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let into = match argument.as_str() {
@@ -46,13 +48,17 @@ fn run() -> Outcome<()> {
             "--bench" => continue,
             "--batch" => &mut sizes.batch,
             "--length" => &mut sizes.length,
+            "--length-where-taken" => {
+                where_taken = true;
+                &mut sizes.length
+            }
             "--points" => &mut sizes.points,
             "--mixed" => {
                 sizes.mixed = true;
                 continue;
             }
             option if option.starts_with('-') => {
-                let known = "--batch, --length, --points, --mixed";
+                let known = "--batch, --length, --length-where-taken, --points, --mixed";
                 return Err(format!("unknown option `{option}`; known: {known}").into());
             }
             _ if model.is_some() => return Err("one model a process".into()),
@@ -72,6 +78,9 @@ fn run() -> Outcome<()> {
         return Ok(());
     };
     let row = fin_registry::find(&model)?;
+    if where_taken && let Some(most) = most_tokens(row)? {
+        sizes.length.retain(|length| *length <= most);
+    }
     let shapes = shapes(row, &sizes);
     check_length(row, &sizes)?;
     if sizes.mixed && row.task != Task::TextToText {

@@ -110,15 +110,7 @@ pub fn shapes(row: &ModelRow, sizes: &Sizes) -> Vec<(Kind, Vec<usize>)> {
 /// # Errors
 /// Where one is, with the largest length.
 pub fn check_length(row: &ModelRow, sizes: &Sizes) -> Outcome<()> {
-    let most = match (row.architecture, row.task) {
-        (Architecture::Transformer, Task::TextToImage) => Some(77),
-        (Architecture::Transformer, _) => match text(&row.name)? {
-            Text::Bert(config) => Some(config.max_position_embeddings),
-            Text::DistilBert(config) => Some(config.max_position_embeddings),
-            Text::T5(_) => None,
-        },
-        _ => None,
-    };
+    let most = most_tokens(row)?;
     let longer = |length: &&usize| most.is_some_and(|most| **length > most);
     match (sizes.length.iter().find(longer), most) {
         (Some(length), Some(most)) => {
@@ -127,6 +119,19 @@ pub fn check_length(row: &ModelRow, sizes: &Sizes) -> Outcome<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Most tokens that a model takes, where there is such a number.
+pub fn most_tokens(row: &ModelRow) -> Outcome<Option<usize>> {
+    Ok(match (row.architecture, row.task) {
+        (Architecture::Transformer, Task::TextToImage) => Some(77),
+        (Architecture::Transformer, _) => match text(&row.name)? {
+            Text::Bert(config) => Some(config.max_position_embeddings),
+            Text::DistilBert(config) => Some(config.max_position_embeddings),
+            Text::T5(_) => None,
+        },
+        _ => None,
+    })
 }
 
 /// A batch on a device.

@@ -141,14 +141,18 @@ fn shapes(options: &Options, axis: Axis) -> Vec<(String, String)> {
         let found = options.shapes.iter().find(|(option, _)| option == name);
         found.map(|(_, value)| value.clone())
     };
-    let (batch, length) = match axis {
-        Axis::Batch => (given("--batch").unwrap_or(BATCHES.into()), LENGTH.into()),
-        Axis::Length => (TEXTS.into(), given("--length").unwrap_or(LENGTHS.into())),
+    let owned = |option: &str, value: &str| (option.to_string(), value.to_string());
+    let mut found = match (axis, given("--length")) {
+        (Axis::Batch, _) => vec![
+            owned("--batch", given("--batch").as_deref().unwrap_or(BATCHES)),
+            owned("--length", LENGTH),
+        ],
+        (Axis::Length, Some(length)) => vec![owned("--batch", TEXTS), owned("--length", &length)],
+        (Axis::Length, None) => vec![
+            owned("--batch", TEXTS),
+            owned("--length-where-taken", LENGTHS),
+        ],
     };
-    let mut found = vec![
-        ("--batch".to_string(), batch),
-        ("--length".to_string(), length),
-    ];
     if let Some(points) = given("--points") {
         found.push(("--points".into(), points));
     }

@@ -207,6 +207,7 @@ pub(super) fn tiles<R>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::testing::cases;
     use super::*;
 
     #[test]
@@ -231,14 +232,15 @@ mod tests {
 
     #[test]
     fn tasks_cover_everything_once() {
-        for (batch, lines, line_bytes, grain, columns) in [
+        let sizes = [
             (1, 1, 64, 1, 1),
             (8, 49, 8192, 14, 32),
             (3, 9025, 192, 14, 5),
             (2, 56, 14848, 1, 2),
             (5, 7, 1 << 20, 1, 3),
-        ] {
-            for threads in [1, 2, 16] {
+        ];
+        for &(batch, lines, line_bytes, grain, columns) in cases(&sizes, &sizes[4..]) {
+            for &threads in cases(&[1, 2, 16], &[2]) {
                 for products in [1000, 1 << 30] {
                     let work = Work {
                         batch,
