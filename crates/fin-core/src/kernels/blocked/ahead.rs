@@ -25,7 +25,8 @@ impl Ahead {
         mask: usize::MAX,
     };
 
-    /// What lies from `next` on, so many bytes, over as many steps of one tile or several.
+    /// What lies from `next` on, so many bytes, over as many steps of one tile or several. Tiles that are so many that
+    /// none comes to a line of its own ask for nothing: they have time to wait.
     pub(in crate::kernels) fn new<T>(next: *const T, bytes: usize, steps: usize) -> Self {
         let pairs = (bytes / (2 * LINE * size_of::<f32>())).max(1);
         let every = (steps / pairs).max(1);

@@ -263,8 +263,7 @@ impl Job<'_> {
             None => std::ptr::null(),
         };
         let pixels = |run: &Run| run.pixels;
-        let mut number = 0;
-        tiles(runs, pixels, most, |_, _| number += 1);
+        let number = tiles(runs, pixels, most, |_, _| {});
         let steps = self.shape.channels * channels.taps.len();
         let mut ahead = Ahead::new(channels.next, size_of_val(channels.weight), steps * number);
         tiles(runs, pixels, most, |rows, pixels| {

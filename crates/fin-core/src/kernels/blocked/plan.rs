@@ -179,22 +179,26 @@ impl Plan {
 }
 
 /// Cuts runs of pixels into tiles of at most `most` pixels: `tile` is given two neighbouring runs of the same length
-/// where they fit into one, or a run and which of its pixels to take, pieces of nearly the same length.
+/// where they fit into one, or a run and which of its pixels to take, pieces of nearly the same length. Returns how many
+/// tiles there are.
 pub(super) fn tiles<R>(
     mut runs: &[R],
     pixels: impl Fn(&R) -> usize,
     most: usize,
     mut tile: impl FnMut(&[R], Range<usize>),
-) {
+) -> usize {
+    let mut number = 0;
     while let [one, rest @ ..] = runs {
         let count = pixels(one);
         let pair = rest.first().is_some_and(|two| pixels(two) == count);
         if pair && 2 * count <= most {
             tile(&runs[..2], 0..count);
+            number += 1;
             runs = &rest[1..];
             continue;
         }
         let pieces = count.div_ceil(most);
+        number += pieces;
         let mut done = 0;
         for piece in 0..pieces {
             let end = done + (count - done) / (pieces - piece);
@@ -203,6 +207,7 @@ pub(super) fn tiles<R>(
         }
         runs = rest;
     }
+    number
 }
 
 #[cfg(test)]
@@ -215,17 +220,20 @@ mod tests {
         for runs in [&[14][..], &[15, 7, 7, 7], &[3, 3, 5, 5, 5], &[100, 0, 1]] {
             let numbered: Vec<(usize, usize)> = runs.iter().copied().enumerate().collect();
             let mut seen: Vec<Vec<u8>> = runs.iter().map(|run| vec![0; *run]).collect();
-            tiles(
+            let mut called = 0;
+            let number = tiles(
                 &numbered,
                 |run| run.1,
                 14,
                 |of, pixels| {
-                    assert!(of.len() * pixels.len() <= 14 && !pixels.is_empty() || of[0].1 == 0);
+                    called += 1;
+                    assert!((1..=14).contains(&(of.len() * pixels.len())));
                     for (run, _) in of {
                         pixels.clone().for_each(|pixel| seen[*run][pixel] += 1);
                     }
                 },
             );
+            assert_eq!(number, called, "{runs:?}");
             assert!(seen.iter().flatten().all(|n| *n == 1), "{runs:?}: {seen:?}");
         }
     }

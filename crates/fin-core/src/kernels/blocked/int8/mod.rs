@@ -380,8 +380,7 @@ impl Job<'_> {
         let found = found.as_mut_ptr();
         tile.out_block = out_block;
         let pixels = |run: &Run| run.pixels;
-        let mut number = 0;
-        tiles(runs, pixels, most, |_, _| number += 1);
+        let number = tiles(runs, pixels, most, |_, _| {});
         // Meanwhile the weights of as many blocks more.
         let bytes = count * tile.weight_block;
         let steps = self.shape.channels.div_ceil(STEP) * tile.taps.len();
